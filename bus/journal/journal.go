@@ -1,0 +1,111 @@
+// Package journal records: the log, one partition per group of rooms, the only place of order.
+package journal
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// Errors of the log.
+var (
+	// ErrFull: too much waits to be written; nothing was taken.
+	ErrFull = errors.New("the log's buffer is full")
+	// ErrUnknown: the log did not confirm the record in time; it may be there.
+	ErrUnknown = errors.New("the log did not confirm the record")
+	// ErrOutOfRange: the offset is not in the log (any more, or yet).
+	ErrOutOfRange = errors.New("offset out of the log's range")
+	// ErrNotOwner: this consumer does not own the partition any more.
+	ErrNotOwner = errors.New("partition owned by another consumer")
+)
+
+// Record is one record of one partition.
+type Record struct {
+	Offset int64
+	Value  []byte
+}
+
+// Writer appends. It is safe for concurrent use.
+type Writer interface {
+	// Append queues value for partition and calls done once, with the record's offset or an error (ErrFull at once;
+	// else ErrUnknown, by two minutes at the latest). It never blocks. Records of one partition are written in the order
+	// of the calls: if an earlier one fails, later ones that were already queued are not written before it is given up.
+	// key is for people who look into the log. done may run on any goroutine and must not block.
+	Append(partition int32, key string, value []byte, done func(offset int64, err error))
+	// Close waits, bounded by ctx, for what is queued.
+	Close(ctx context.Context) error
+}
+
+// Commit is a consumer group's committed place in a partition.
+type Commit struct {
+	Offset int64
+	// Epoch is the log's epoch at the commit; it is kept in the commit's metadata. 0: there was none.
+	Epoch contracts.Epoch
+}
+
+// Owner is told which partitions a Consumer owns. Its methods are never called while the caller works on what Poll
+// returned, that is, only between a call of Poll and its return.
+type Owner interface {
+	// Assign says where to start reading a partition that is owned from now on. committed is the group's, nil if there
+	// is none. It may wait for the store; ctx ends when the partition is taken away again. An error other than ctx's makes the
+	// consumer give the partition another try a moment later.
+	Assign(ctx context.Context, partition int32, committed *Commit) (start int64, err error)
+	// Revoke says that the partitions go to another consumer when it returns: commit now.
+	Revoke(ctx context.Context, partitions []int32)
+	// Lose says that the partitions went to another consumer some time ago: nothing of them may be committed.
+	Lose(partitions []int32)
+}
+
+// Batch is what was read of one partition.
+type Batch struct {
+	Partition int32
+	Records   []Record
+	// End is the log's end (the offset of the next record to be written) when this was read.
+	End int64
+	// Err is ErrOutOfRange where the log no longer holds what was to be read; the partition then stands still.
+	Err error
+}
+
+// Consumer is one member of a consumer group. Poll and Commit are for one goroutine; Alive and Close for any.
+type Consumer interface {
+	// Poll waits for records, for at most wait, and returns what there is: batches of partitions at the log's end may be
+	// empty, so that a reader learns that it has caught up.
+	Poll(ctx context.Context, wait time.Duration) ([]Batch, error)
+	// Commit commits for partitions that are owned.
+	Commit(ctx context.Context, commits map[int32]Commit) error
+	// Alive is when the group's coordinator last confirmed this member, zero before the first time.
+	Alive() time.Time
+	// Close leaves the group, after Revoke for what is owned.
+	Close() error
+}
+
+// Durability is what the log survives once it has confirmed a record.
+type Durability string
+
+// Durability classes.
+const (
+	DurabilityPower      Durability = "power"      // synced to disk first
+	DurabilityReplicated Durability = "replicated" // on at least two of three or more brokers
+	DurabilityProcess    Durability = "process"    // survives the end of the process, by kill -9 too
+	DurabilityVolatile   Durability = "volatile"   // in memory
+)
+
+// Log looks into partitions from outside any group. It is safe for concurrent use.
+type Log interface {
+	// Ensure creates the topic if it is missing, without limits of time or size, and checks its partition count.
+	Ensure(ctx context.Context, partitions int) error
+	// Bounds returns the first offset held and the one behind the last.
+	Bounds(ctx context.Context, partition int32) (start, end int64, err error)
+	// Read returns up to max records from an offset on, in order, without waiting for more than there are. ErrOutOfRange
+	// below the start or above the end.
+	Read(ctx context.Context, partition int32, from int64, max int) ([]Record, error)
+	// Committed returns what a group has committed, for the partitions that it has any for.
+	Committed(ctx context.Context, group string) (map[int32]Commit, error)
+	// Trim deletes records below an offset; the record before the end always stays.
+	Trim(ctx context.Context, partition int32, before int64) error
+	// Durability tells what a confirmed record survives.
+	Durability(ctx context.Context) (Durability, error)
+	Close() error
+}

@@ -1,0 +1,108 @@
+package contracts
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// EnvelopeKind says what an Envelope carries.
+type EnvelopeKind byte
+
+// The kinds of envelopes on a lane. A reader skips kinds that it does not know.
+const (
+	// EnvelopeEntry carries one entry: Epoch, Seq and its client encoding.
+	EnvelopeEntry EnvelopeKind = 1
+	// EnvelopeHead tells a room's head: Epoch and Seq.
+	EnvelopeHead EnvelopeKind = 2
+	// EnvelopeEvent carries an ephemeral event (typing, presence), at most once: Except and its client encoding.
+	EnvelopeEvent EnvelopeKind = 3
+)
+
+// Envelope is what travels on a lane from a dispatcher or a worker to the edges. One lane message holds one or more.
+type Envelope struct {
+	Kind  EnvelopeKind
+	Room  RoomID
+	Epoch Epoch
+	Seq   Seq
+	// Except is the connection that must not get an ephemeral event; the zero value is none.
+	Except Conn
+	// Body is the client's frame in JSON.
+	Body []byte
+}
+
+// Conn names one connection in the whole installation.
+type Conn struct {
+	Node NodeID
+	ID   uint64
+}
+
+// ErrEnvelope marks a lane message that cannot be read.
+var ErrEnvelope = errors.New("malformed lane message")
+
+// AppendEnvelope appends e in its binary form: the kind, then a length and that many bytes. Room and Except.Node must be
+// valid ids or empty.
+func AppendEnvelope(dst []byte, e *Envelope) []byte {
+	var inner [2*MaxIDLen + 32]byte
+	b := inner[:0]
+	b = append(b, byte(len(e.Room)))
+	b = append(b, e.Room...)
+	b = binary.AppendUvarint(b, uint64(e.Epoch))
+	b = binary.AppendUvarint(b, uint64(e.Seq))
+	b = append(b, byte(len(e.Except.Node)))
+	b = append(b, e.Except.Node...)
+	b = binary.AppendUvarint(b, e.Except.ID)
+	dst = append(dst, byte(e.Kind))
+	dst = binary.AppendUvarint(dst, uint64(len(b)+len(e.Body)))
+	dst = append(dst, b...)
+	return append(dst, e.Body...)
+}
+
+// NextEnvelope reads the first envelope of message and returns what is behind it. Body refers to message. Envelopes
+// of unknown kinds are returned like any other. The error is ErrEnvelope; nothing behind it can be read then.
+func NextEnvelope(message []byte) (e Envelope, rest []byte, err error) {
+	if len(message) < 2 {
+		return e, nil, ErrEnvelope
+	}
+	e.Kind = EnvelopeKind(message[0])
+	size, n := binary.Uvarint(message[1:])
+	if n <= 0 || size > uint64(len(message)-1-n) {
+		return e, nil, ErrEnvelope
+	}
+	b := message[1+n : 1+n+int(size)]
+	rest = message[1+n+int(size):]
+	room, b, ok := takeID(b)
+	if !ok || room == "" {
+		return e, nil, ErrEnvelope
+	}
+	epoch, n := binary.Uvarint(b)
+	if n <= 0 || epoch > 1<<32-1 {
+		return e, nil, ErrEnvelope
+	}
+	b = b[n:]
+	seq, n := binary.Uvarint(b)
+	if n <= 0 || seq > MaxInt {
+		return e, nil, ErrEnvelope
+	}
+	b = b[n:]
+	node, b, ok := takeID(b)
+	if !ok {
+		return e, nil, ErrEnvelope
+	}
+	conn, n := binary.Uvarint(b)
+	if n <= 0 {
+		return e, nil, ErrEnvelope
+	}
+	e.Room, e.Epoch, e.Seq = RoomID(room), Epoch(epoch), Seq(seq)
+	e.Except = Conn{Node: NodeID(node), ID: conn}
+	e.Body = b[n:]
+	return e, rest, nil
+}
+
+// takeID reads a length byte and a valid id, or an empty one.
+func takeID(b []byte) (id string, rest []byte, ok bool) {
+	if len(b) == 0 || int(b[0]) > len(b)-1 {
+		return "", nil, false
+	}
+	id, rest = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
+	return id, rest, id == "" || ValidID(id)
+}
