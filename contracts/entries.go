@@ -71,3 +71,10 @@ type Checkpoint struct {
 	// Sequencer is the version of the numbering rules (roomlog.Version) that wrote it.
 	Sequencer int
 }
+
+// RoomInfo is what a store knows of a room beside its entries.
+type RoomInfo struct {
+	ID   RoomID
+	Name string
+	Kind string // public
+}

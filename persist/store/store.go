@@ -6,12 +6,11 @@ import (
 	"errors"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/roomlog"
 )
 
 // Errors that every store gives.
 var (
-	// ErrNotFound: there is no such thing.
-	ErrNotFound = errors.New("not in the store")
 	// ErrConflict: the checkpoint is not the one that was expected: another persister was faster.
 	ErrConflict = errors.New("checkpoint changed meanwhile")
 	// ErrTripwire: a row with this place or identity holds something else. The partition must stop: see TripwireError.
@@ -23,33 +22,6 @@ var (
 // Entry is an entry as stored.
 type Entry = contracts.Entry
 
-// EntryQuery asks for the row with an identity whose position is below Before.
-type EntryQuery struct {
-	Identity contracts.Identity
-	Before   contracts.Position
-}
-
-// HeadQuery asks for a room's newest row whose position is below Before.
-type HeadQuery struct {
-	Room   contracts.RoomID
-	Before contracts.Position
-}
-
-// Found answers an EntryQuery or HeadQuery; Seq 0 means that there is no such row.
-type Found struct {
-	Seq      contracts.Seq
-	Position contracts.Position
-}
-
-// Order is the direction of a Page.
-type Order int
-
-// The orders of a Page.
-const (
-	Ascending  Order = iota // the oldest of the range first
-	Descending              // the newest of the range, returned ascending all the same
-)
-
 // Entries holds the rooms' entries and the partitions' checkpoints. Reads see every write that returned before they began.
 type Entries interface {
 	// Append stores entries of one partition and then moves its checkpoint from prev to next; prev.Offset 0 with
@@ -57,13 +29,13 @@ type Entries interface {
 	// entry's room as public (see Rooms) if nobody created it.
 	// Errors: ErrConflict (entries may have been stored), ErrTripwire (the checkpoint has not moved); any other: try again.
 	Append(ctx context.Context, entries []Entry, prev, next contracts.Checkpoint) error
-	// Checkpoint returns a partition's checkpoint or ErrNotFound; Checkpoints returns all there are.
-	Checkpoint(ctx context.Context, partition int32) (contracts.Checkpoint, error)
+	// Checkpoint returns a partition's checkpoint, if there is one; Checkpoints returns all there are.
+	Checkpoint(ctx context.Context, partition int32) (c contracts.Checkpoint, found bool, err error)
 	Checkpoints(ctx context.Context) ([]contracts.Checkpoint, error)
 	// Lookup answers the queries, in their order, in one round trip each.
-	Lookup(ctx context.Context, entries []EntryQuery, heads []HeadQuery) (foundEntries, foundHeads []Found, err error)
-	// Page returns up to limit entries of a room with from ≤ seq ≤ to, ascending.
-	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, order Order) ([]Entry, error)
+	Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error)
+	// Page returns up to limit entries of a room with from ≤ seq ≤ to, ascending: the newest of the range if newest, else the oldest.
+	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]Entry, error)
 	// Bury keeps an undecodable record, once per position, for a person to look at.
 	Bury(ctx context.Context, d DeadLetter) error
 	DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error)
@@ -77,22 +49,15 @@ type DeadLetter struct {
 	Value     []byte
 }
 
-// Room is what is known of a room beside its entries.
-type Room struct {
-	ID   contracts.RoomID
-	Name string
-	Kind string // public
-}
-
 // Rooms holds rooms and memberships.
 type Rooms interface {
 	// Join makes user a member of a public room, once; Quit ends it. Both are fine if it already is so.
 	Join(ctx context.Context, room contracts.RoomID, user contracts.Person) error
 	Quit(ctx context.Context, room contracts.RoomID, user contracts.UserID) error
-	// RoomsOf returns the rooms that user is a member of, above after, ascending by id, up to limit. Room.Name falls back to the id.
-	RoomsOf(ctx context.Context, user contracts.UserID, after contracts.RoomID, limit int) ([]Room, error)
+	// RoomsOf returns the rooms that user is a member of, above after, ascending by id, up to limit. RoomInfo.Name falls back to the id.
+	RoomsOf(ctx context.Context, user contracts.UserID, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)
 	// PublicRooms returns the listed public rooms, above after, ascending by id, up to limit.
-	PublicRooms(ctx context.Context, after contracts.RoomID, limit int) ([]Room, error)
+	PublicRooms(ctx context.Context, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)
 }
 
 // Store is everything a database does for Parley. It is safe for concurrent use.
