@@ -4,6 +4,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/contracts/roomlog"
@@ -19,14 +20,40 @@ var (
 	ErrPartitions = errors.New("partition count differs from the store's")
 )
 
-// Entry is an entry as stored.
+// TripwireError tells which entry met another one in its place. It is an ErrTripwire.
+type TripwireError struct {
+	Room contracts.RoomID
+	Seq  contracts.Seq
+	// Found describes what the store holds instead.
+	Found string
+}
+
+// Error names the entry and what was found in its place.
+func (e *TripwireError) Error() string {
+	return fmt.Sprintf("store entry %d of room %s: %v: %s", e.Seq, e.Room, ErrTripwire, e.Found)
+}
+
+// Unwrap makes errors.Is(err, ErrTripwire) hold.
+func (e *TripwireError) Unwrap() error { return ErrTripwire }
+
+// Entry is an entry as stored. AppendEntry gives the same bytes for it as before it was stored, with one exception:
+// an entry whose content the database refuses for good is stored as a tombstone, which keeps everything but text and
+// meta. An empty text marks it; no message is sent with one.
 type Entry = contracts.Entry
+
+// Same reports whether a stored row is the entry e: equal in place, identity and the hash of the log record, from
+// which everything else follows.
+func Same(row, e *Entry) bool {
+	return row.Room == e.Room && row.Seq == e.Seq && row.Position() == e.Position() &&
+		row.From.ID == e.From.ID && row.Key == e.Key && row.Hash == e.Hash
+}
 
 // Entries holds the rooms' entries and the partitions' checkpoints. Reads see every write that returned before they began.
 type Entries interface {
 	// Append stores entries of one partition and then moves its checkpoint from prev to next; prev.Offset 0 with
-	// Epoch 0 stands for "there is none". Entries that are there already, equal in every way, are fine. It also lists each
-	// entry's room as public (see Rooms) if nobody created it.
+	// Epoch 0 stands for "there is none". Entries that are there already, equal in every way, are fine, and so is a
+	// checkpoint that already is next: Append may be repeated after an unknown outcome. It also lists each entry's room as
+	// public (see Rooms) if nobody created it.
 	// Errors: ErrConflict (entries may have been stored), ErrTripwire (the checkpoint has not moved); any other: try again.
 	Append(ctx context.Context, entries []Entry, prev, next contracts.Checkpoint) error
 	// Checkpoint returns a partition's checkpoint, if there is one; Checkpoints returns all there are.
@@ -38,6 +65,7 @@ type Entries interface {
 	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]Entry, error)
 	// Bury keeps an undecodable record, once per position, for a person to look at.
 	Bury(ctx context.Context, d DeadLetter) error
+	// DeadLetters returns up to limit buried records, ascending by partition and position.
 	DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error)
 }
 

@@ -1,0 +1,183 @@
+// Package bolt is the store on bbolt, one file on the local disk: for `parley dev` and small installations.
+//
+// Buckets and keys (integers big-endian, so that the order of the bytes is the order of the numbers; no id holds 0x00):
+//
+//	entries      room 00 seq           → the entry, codec.go
+//	identities   room 00 sender 00 key → seq, position
+//	checkpoints  partition             → the checkpoint
+//	rooms        room                  → kind and name
+//	members      user 00 room          → the person
+//	dead         partition position    → the dead letter
+//	meta         "format", "partitions"
+package bolt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/persist/store"
+)
+
+// ErrLocked: another process has the file open.
+var ErrLocked = errors.New("the store's file is in use by another process")
+
+// format is the version of the layout; a file of another one is refused.
+const format = 1
+
+// bucketIdentities indexes entries by identity.
+const bucketIdentities = "identities"
+
+var buckets = []string{
+	contracts.CollectionEntries, bucketIdentities, contracts.CollectionCheckpoints, contracts.CollectionMeta,
+	contracts.CollectionDead, contracts.CollectionMembers, contracts.CollectionRooms,
+}
+
+// Config says where the file is.
+type Config struct {
+	// Path of the file; its directory is created. Required.
+	Path string
+	// Sync makes each write wait for the disk, so that it survives a power cut. Defaults to false: it survives the end of
+	// the process, by kill -9 too.
+	Sync bool
+}
+
+// Store is a store.Store in one file. It is safe for concurrent use; Close closes it.
+type Store struct {
+	db *bbolt.DB
+
+	queue struct {
+		sync.Mutex // guards waiting
+		waiting    []*write
+	}
+	turn sync.Mutex // held by the one who commits; see write
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the file, or creates it. It fails at once with ErrLocked where somebody else has it open.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Path == "" {
+		return nil, errors.New("open store: no path")
+	}
+	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o755); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	db, err := bbolt.Open(cfg.Path, 0o600, &bbolt.Options{
+		Timeout:      time.Nanosecond, // one try for the lock
+		NoSync:       !cfg.Sync,
+		FreelistType: bbolt.FreelistMapType,
+	})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("open store %s: %w", cfg.Path, ErrLocked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
+	}
+	s := &Store{db: db}
+	if err := db.Update(layOut); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
+	}
+	return s, nil
+}
+
+func layOut(tx *bbolt.Tx) error {
+	for _, name := range buckets {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return err
+		}
+	}
+	meta := tx.Bucket([]byte(contracts.CollectionMeta))
+	if v := meta.Get([]byte("format")); v != nil {
+		if got := binary.BigEndian.Uint32(v); got != format {
+			return fmt.Errorf("the file has format %d, this release reads %d", got, format)
+		}
+		return nil
+	}
+	return meta.Put([]byte("format"), binary.BigEndian.AppendUint32(nil, format))
+}
+
+// Prepare claims the file for a log of so many partitions.
+func (s *Store) Prepare(ctx context.Context, partitions int) error {
+	return s.write(ctx, func(tx *bbolt.Tx) error {
+		meta := tx.Bucket([]byte(contracts.CollectionMeta))
+		if v := meta.Get([]byte("partitions")); v != nil {
+			if got := binary.BigEndian.Uint32(v); got != uint32(partitions) {
+				return fmt.Errorf("%w: it has %d, not %d", store.ErrPartitions, got, partitions)
+			}
+			return nil
+		}
+		return meta.Put([]byte("partitions"), binary.BigEndian.AppendUint32(nil, uint32(partitions)))
+	})
+}
+
+// Ping reports whether the file is open.
+func (s *Store) Ping(context.Context) error {
+	return s.db.View(func(*bbolt.Tx) error { return nil })
+}
+
+// Kind is "bbolt".
+func (s *Store) Kind() string { return "bbolt" }
+
+// Close waits for the transactions under way and closes the file.
+func (s *Store) Close() error { return s.db.Close() }
+
+// write is one change that waits for a transaction.
+type write struct {
+	apply func(*bbolt.Tx) error
+	err   error
+	done  bool // guarded by Store.turn
+}
+
+// write applies a change and returns when it is committed. Changes that wait at the same time share one transaction,
+// which costs one sync: whoever gets the turn commits for all that wait. It is held across the commit on purpose, as
+// bbolt itself admits one writer at a time. An error of the port's own kinds concerns that change alone, and what it
+// has put stays; any other fails the transaction and everybody in it.
+func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := &write{apply: apply}
+	s.queue.Lock()
+	s.queue.waiting = append(s.queue.waiting, w)
+	s.queue.Unlock()
+
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if w.done {
+		return w.err
+	}
+	s.queue.Lock()
+	group := s.queue.waiting
+	s.queue.waiting = nil
+	s.queue.Unlock()
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		for _, w := range group {
+			if w.err = w.apply(tx); w.err != nil && !ofPort(w.err) {
+				return w.err
+			}
+		}
+		return nil
+	})
+	for _, w := range group {
+		w.done = true
+		if err != nil {
+			w.err = err
+		}
+	}
+	return w.err
+}
+
+func ofPort(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrTripwire) || errors.Is(err, store.ErrPartitions)
+}

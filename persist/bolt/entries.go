@@ -1,0 +1,215 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/roomlog"
+	"github.com/parley-chat/parley/persist/store"
+)
+
+// Append stores entries and moves the checkpoint in one transaction. After ErrConflict nothing of it is stored.
+func (s *Store) Append(ctx context.Context, entries []store.Entry, prev, next contracts.Checkpoint) error {
+	return s.write(ctx, func(tx *bbolt.Tx) error {
+		checkpoints := tx.Bucket([]byte(contracts.CollectionCheckpoints))
+		if err := expect(checkpoints, prev, next); err != nil {
+			return err
+		}
+		if err := putEntries(tx, entries); err != nil {
+			return err
+		}
+		return checkpoints.Put(partitionKey(next.Partition), encodeCheckpoint(next))
+	})
+}
+
+// expect gives ErrConflict unless the checkpoint is prev, or already next.
+func expect(checkpoints *bbolt.Bucket, prev, next contracts.Checkpoint) error {
+	key := partitionKey(next.Partition)
+	v := checkpoints.Get(key)
+	none := prev.Epoch == 0 && prev.Offset == 0
+	if v == nil && none || v != nil && !none && bytes.Equal(v, encodeCheckpoint(prev)) || bytes.Equal(v, encodeCheckpoint(next)) {
+		return nil
+	}
+	if v == nil {
+		return fmt.Errorf("partition %d has no checkpoint: %w", next.Partition, store.ErrConflict)
+	}
+	c, err := decodeCheckpoint(key, v)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("partition %d has checkpoint %d in epoch %d, not %d in %d: %w",
+		next.Partition, c.Offset, c.Epoch, prev.Offset, prev.Epoch, store.ErrConflict)
+}
+
+func putEntries(tx *bbolt.Tx, entries []store.Entry) error {
+	rows := tx.Bucket([]byte(contracts.CollectionEntries))
+	identities := tx.Bucket([]byte(bucketIdentities))
+	rooms := tx.Bucket([]byte(contracts.CollectionRooms))
+	listed := make(map[contracts.RoomID]bool)
+	for i := range entries {
+		e := &entries[i]
+		key := entryKey(e.Room, e.Seq)
+		if v := rows.Get(key); v != nil {
+			row, err := decodeEntry(e.Room, e.Seq, v)
+			if err != nil {
+				return err
+			}
+			if !store.Same(&row, e) {
+				return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: fmt.Sprintf("the record at offset %d in epoch %d", row.Offset, row.Epoch)}
+			}
+			continue
+		}
+		identity := identityKey(e.Identity())
+		if v := identities.Get(identity); v != nil {
+			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: fmt.Sprintf("its key under seq %d", binary.BigEndian.Uint64(v))}
+		}
+		if err := rows.Put(key, encodeEntry(e)); err != nil {
+			return err
+		}
+		index := binary.BigEndian.AppendUint64(make([]byte, 0, seqSize+positionSize), uint64(e.Seq))
+		if err := identities.Put(identity, appendPosition(index, e.Position())); err != nil {
+			return err
+		}
+		if listed[e.Room] {
+			continue
+		}
+		listed[e.Room] = true
+		if err := list(rooms, e.Room); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Checkpoint returns a partition's checkpoint.
+func (s *Store) Checkpoint(_ context.Context, partition int32) (c contracts.Checkpoint, found bool, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		key := partitionKey(partition)
+		v := tx.Bucket([]byte(contracts.CollectionCheckpoints)).Get(key)
+		if v == nil {
+			return nil
+		}
+		found = true
+		c, err = decodeCheckpoint(key, v)
+		return err
+	})
+	return c, found, err
+}
+
+// Checkpoints returns all checkpoints, ascending by partition.
+func (s *Store) Checkpoints(context.Context) (all []contracts.Checkpoint, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(contracts.CollectionCheckpoints)).ForEach(func(key, v []byte) error {
+			c, err := decodeCheckpoint(key, v)
+			all = append(all, c)
+			return err
+		})
+	})
+	return all, err
+}
+
+// Lookup answers all queries in one transaction.
+func (s *Store) Lookup(_ context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error) {
+	foundEntries = make([]roomlog.Found, len(entries))
+	foundHeads = make([]roomlog.Found, len(heads))
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		identities := tx.Bucket([]byte(bucketIdentities))
+		for i, q := range entries {
+			v := identities.Get(identityKey(q.Identity))
+			if v == nil {
+				continue
+			}
+			if len(v) != seqSize+positionSize {
+				return fmt.Errorf("look up key %s in room %s: %w", q.Identity.Key, q.Identity.Room, errDamaged)
+			}
+			if at := readPosition(v[seqSize:]); at.Less(q.Before) {
+				foundEntries[i] = roomlog.Found{Seq: contracts.Seq(binary.BigEndian.Uint64(v)), Position: at}
+			}
+		}
+		c := tx.Bucket([]byte(contracts.CollectionEntries)).Cursor()
+		for i, q := range heads {
+			if foundHeads[i], err = newestBelow(c, q); err != nil {
+				return fmt.Errorf("look up the head of room %s: %w", q.Room, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return foundEntries, foundHeads, nil
+}
+
+// newestBelow walks down from the room's newest row to the first one below the bound: a room's positions rise with its
+// seqs, and few rows are above a bound that anybody asks for.
+func newestBelow(c *bbolt.Cursor, q roomlog.HeadQuery) (roomlog.Found, error) {
+	k, v := seekLast(c, entryKey(q.Room, ^contracts.Seq(0)))
+	for ; k != nil; k, v = c.Prev() {
+		seq, ok := keySeq(k, q.Room)
+		if !ok {
+			break
+		}
+		at, err := valuePosition(v)
+		if err != nil {
+			return roomlog.Found{}, err
+		}
+		if at.Less(q.Before) {
+			return roomlog.Found{Seq: seq, Position: at}, nil
+		}
+	}
+	return roomlog.Found{}, nil
+}
+
+// seekLast moves c to the last key that is not above key.
+func seekLast(c *bbolt.Cursor, key []byte) (k, v []byte) {
+	k, v = c.Seek(key)
+	switch {
+	case k == nil:
+		return c.Last()
+	case bytes.Equal(k, key):
+		return k, v
+	default:
+		return c.Prev()
+	}
+}
+
+// Page returns entries of a room, ascending.
+func (s *Store) Page(_ context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) (page []store.Entry, err error) {
+	if limit <= 0 || from > to {
+		return nil, nil
+	}
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket([]byte(contracts.CollectionEntries)).Cursor()
+		k, v := c.Seek(entryKey(room, from))
+		step := c.Next
+		if newest {
+			k, v = seekLast(c, entryKey(room, to))
+			step = c.Prev
+		}
+		for ; k != nil && len(page) < limit; k, v = step() {
+			seq, ok := keySeq(k, room)
+			if !ok || seq < from || seq > to {
+				break
+			}
+			e, err := decodeEntry(room, seq, v)
+			if err != nil {
+				return err
+			}
+			page = append(page, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if newest {
+		slices.Reverse(page)
+	}
+	return page, nil
+}

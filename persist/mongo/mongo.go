@@ -1,0 +1,173 @@
+// Package mongo is the store on MongoDB.
+//
+// Documents (ids hold no colon; seq has 16 digits, so that the order of the strings is the order of the numbers):
+//
+//	entries      _id "room:seq"                room, seq, epoch, offset, sender, key, hash, …; rows.go
+//	             unique (room, sender, key);   (room, epoch, offset) for the newest row below a position
+//	checkpoints  _id partition                 epoch, offset, key_time, last, sequencer
+//	rooms        _id room                      kind, name
+//	members      _id "user:room"               name, guest
+//	dead         _id "partition:epoch:offset"  reason, value
+//	meta         _id "log"                     format, partitions
+//
+// It asks for nothing that a stand-in lacks: no transactions, change streams, text indexes or pipeline updates.
+package mongo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/connstring"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/persist/store"
+)
+
+// format is the version of the layout; a database of another one is refused.
+const format = 1
+
+// codeDuplicateKey is the server's code for a broken unique index.
+const codeDuplicateKey = 11000
+
+// Config says which database to use.
+type Config struct {
+	// URI of the server, mongodb:// or mongodb+srv://. Required.
+	URI string
+	// Database in which the collections stand. Defaults to the one in the URI, else to "parley".
+	Database string
+	// Timeout of an operation whose context has no deadline. Defaults to 10 s.
+	Timeout time.Duration
+}
+
+// Store is a store.Store in one database. It is safe for concurrent use; Close closes its connections.
+type Store struct {
+	client *mongo.Client
+	db     *mongo.Database
+
+	entries, checkpoints, rooms, members, dead, meta *mongo.Collection
+
+	mu     sync.Mutex // guards listed
+	listed map[contracts.RoomID]struct{}
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open makes a store that connects in the background: whether the server answers is Ping's to tell. It fails where
+// the URI is wrong.
+func Open(_ context.Context, cfg Config) (*Store, error) {
+	uri, err := connstring.ParseAndValidate(cfg.URI)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if cfg.Database == "" {
+		cfg.Database = uri.Database
+	}
+	if cfg.Database == "" {
+		cfg.Database = contracts.Names{}.Database()
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	journaled := true
+	concern := writeconcern.Majority()
+	concern.Journal = &journaled
+	client, err := mongo.Connect(options.Client().
+		ApplyURI(cfg.URI).
+		SetTimeout(cfg.Timeout).
+		SetWriteConcern(concern).
+		SetReadConcern(readconcern.Majority()).
+		SetReadPreference(readpref.Primary()))
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	db := client.Database(cfg.Database)
+	return &Store{
+		client:      client,
+		db:          db,
+		entries:     db.Collection(contracts.CollectionEntries),
+		checkpoints: db.Collection(contracts.CollectionCheckpoints),
+		rooms:       db.Collection(contracts.CollectionRooms),
+		members:     db.Collection(contracts.CollectionMembers),
+		dead:        db.Collection(contracts.CollectionDead),
+		meta:        db.Collection(contracts.CollectionMeta),
+		listed:      make(map[contracts.RoomID]struct{}),
+	}, nil
+}
+
+// metaDoc is the one document of the meta collection.
+type metaDoc struct {
+	ID         string `bson:"_id"`
+	Format     int32  `bson:"format"`
+	Partitions int32  `bson:"partitions"`
+}
+
+// Prepare creates the indexes and claims the database for a log of so many partitions.
+func (s *Store) Prepare(ctx context.Context, partitions int) error {
+	_, err := s.entries.Indexes().CreateMany(ctx, []mongo.IndexModel{
+		{
+			Keys:    bson.D{{Key: "room", Value: 1}, {Key: "sender", Value: 1}, {Key: "key", Value: 1}},
+			Options: options.Index().SetName("identity").SetUnique(true),
+		},
+		{
+			Keys:    bson.D{{Key: "room", Value: 1}, {Key: "epoch", Value: 1}, {Key: "offset", Value: 1}},
+			Options: options.Index().SetName("position"),
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("create the indexes of %s: %w", s.db.Name(), err)
+	}
+	_, err = s.meta.InsertOne(ctx, metaDoc{ID: "log", Format: format, Partitions: int32(partitions)})
+	if err == nil {
+		return nil
+	}
+	if !isDuplicate(err) {
+		return fmt.Errorf("claim %s: %w", s.db.Name(), err)
+	}
+	var m metaDoc
+	if err := s.meta.FindOne(ctx, bson.D{{Key: "_id", Value: "log"}}).Decode(&m); err != nil {
+		return fmt.Errorf("read whose log %s belongs to: %w", s.db.Name(), err)
+	}
+	if m.Format != format {
+		return fmt.Errorf("%s has format %d, this release reads %d", s.db.Name(), m.Format, format)
+	}
+	if m.Partitions != int32(partitions) {
+		return fmt.Errorf("%w: %s has %d, not %d", store.ErrPartitions, s.db.Name(), m.Partitions, partitions)
+	}
+	return nil
+}
+
+// Ping asks the primary for a sign of life.
+func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx, readpref.Primary()) }
+
+// Kind is "MongoDB".
+func (s *Store) Kind() string { return "MongoDB" }
+
+// Close ends the connections, waiting at most five seconds for operations under way.
+func (s *Store) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return s.client.Disconnect(ctx)
+}
+
+// isDuplicate reports whether a unique index is all that a single insert broke.
+func isDuplicate(err error) bool {
+	var we mongo.WriteException
+	if !errors.As(err, &we) || we.WriteConcernError != nil || len(we.WriteErrors) == 0 {
+		return false
+	}
+	for _, e := range we.WriteErrors {
+		if e.Code != codeDuplicateKey {
+			return false
+		}
+	}
+	return true
+}
