@@ -19,6 +19,10 @@ var (
 	ErrOutOfRange = errors.New("offset out of the log's range")
 	// ErrNotOwner: this consumer does not own the partition any more.
 	ErrNotOwner = errors.New("partition owned by another consumer")
+	// ErrTooLarge: the record is larger than the log takes; it was not taken.
+	ErrTooLarge = errors.New("record too large for the log")
+	// ErrClosed: the writer or consumer was closed before.
+	ErrClosed = errors.New("journal closed")
 )
 
 // Record is one record of one partition.
@@ -29,8 +33,8 @@ type Record struct {
 
 // Writer appends. It is safe for concurrent use.
 type Writer interface {
-	// Append queues value for partition and calls done once, with the record's offset or an error (ErrFull at once;
-	// else ErrUnknown, by two minutes at the latest). It never blocks. Records of one partition are written in the order
+	// Append queues value for partition and calls done once, with the record's offset or an error (ErrFull, ErrTooLarge
+	// and ErrClosed at once: nothing was taken; else ErrUnknown, by two minutes at the latest). It never blocks. Records of one partition are written in the order
 	// of the calls: if an earlier one fails, later ones that were already queued are not written before it is given up.
 	// key is for people who look into the log. done may run on any goroutine and must not block.
 	Append(partition int32, key string, value []byte, done func(offset int64, err error))
@@ -45,12 +49,16 @@ type Commit struct {
 	Epoch contracts.Epoch
 }
 
-// Owner is told which partitions a Consumer owns. Its methods are never called while the caller works on what Poll
-// returned, that is, only between a call of Poll and its return.
+// Owner is told which partitions a Consumer owns. Revoke and Lose are called on the goroutine that polls, between a call
+// of Poll and its return (or on Close's), so never while the caller works on what Poll returned. They name only partitions of
+// which an Assign has returned without an error.
 type Owner interface {
 	// Assign says where to start reading a partition that is owned from now on. committed is the group's, nil if there
-	// is none. It may wait for the store; ctx ends when the partition is taken away again. An error other than ctx's makes the
-	// consumer give the partition another try a moment later.
+	// is none. Poll starts it on a goroutine of its own, so that a partition that waits for the store does not hold up the
+	// others: it runs beside Poll, the caller's work and the Assign of other partitions, and must guard what it shares with
+	// them. Per partition, calls never overlap, the first batch comes after it returned, and it has returned before
+	// Revoke or Lose is called. ctx ends when the partition is taken away again. An error other than ctx's makes
+	// the consumer give the partition another try a moment later.
 	Assign(ctx context.Context, partition int32, committed *Commit) (start int64, err error)
 	// Revoke says that the partitions go to another consumer when it returns: commit now.
 	Revoke(ctx context.Context, partitions []int32)
@@ -68,16 +76,21 @@ type Batch struct {
 	Err error
 }
 
-// Consumer is one member of a consumer group. Poll and Commit are for one goroutine; Alive and Close for any.
+// Consumer is one member of a consumer group. Poll, Commit and Restart are for one goroutine, Owner's Revoke included;
+// Alive is for any; Close too, once nobody polls any more or the context of the last Poll has ended.
 type Consumer interface {
 	// Poll waits for records, for at most wait, and returns what there is: batches of partitions at the log's end may be
 	// empty, so that a reader learns that it has caught up.
 	Poll(ctx context.Context, wait time.Duration) ([]Batch, error)
-	// Commit commits for partitions that are owned.
+	// Restart stops reading a partition that is owned and asks Owner.Assign anew where to start, as after ErrOutOfRange.
+	// Batches of what was read before do not come any more.
+	Restart(partition int32)
+	// Commit commits for partitions that are owned. ErrNotOwner: one of them is not owned, or the group has gone on
+	// without this member; nothing is to be told of them any more.
 	Commit(ctx context.Context, commits map[int32]Commit) error
 	// Alive is when the group's coordinator last confirmed this member, zero before the first time.
 	Alive() time.Time
-	// Close leaves the group, after Revoke for what is owned.
+	// Close leaves the group, after Revoke for what is owned. Poll returns ErrClosed from then on.
 	Close() error
 }
 
@@ -98,8 +111,9 @@ type Log interface {
 	Ensure(ctx context.Context, partitions int) error
 	// Bounds returns the first offset held and the one behind the last.
 	Bounds(ctx context.Context, partition int32) (start, end int64, err error)
-	// Read returns up to max records from an offset on, in order, without waiting for more than there are. ErrOutOfRange
-	// below the start or above the end.
+	// Read returns up to max records from an offset on, in order, without waiting for more than there are. It may return
+	// fewer (it stops at about 16 MiB); only none at all means that from is the end. ErrOutOfRange below the start or above the
+	// end.
 	Read(ctx context.Context, partition int32, from int64, max int) ([]Record, error)
 	// Committed returns what a group has committed, for the partitions that it has any for.
 	Committed(ctx context.Context, group string) (map[int32]Commit, error)
