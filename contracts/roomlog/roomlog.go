@@ -12,6 +12,11 @@
 //	room not held                  → its newest row at a position below the record's own
 //
 // While an answer is outstanding only that room waits.
+//
+// Why an answer may be used later than it was read: a row below a bound stays one for ever. That there is none can only
+// become wrong through an earlier copy that waited in the same room's queue when the question was asked, got its number
+// since, was stored, and was then forgotten. Before the first of a queue there is no such copy, so its answer always
+// holds; an answer that was read ahead holds until something is forgotten.
 package roomlog
 
 import (
@@ -27,8 +32,12 @@ const Version = 1
 // key saves a question.
 const KeepKeys = 5 * time.Minute
 
-// readAhead bounds the key questions asked at once for one waiting room.
-const readAhead = 512
+// Bounds of one Lookup: the key questions asked at once for one waiting room, and the questions after which no further
+// room is added.
+const (
+	readAhead    = 512
+	maxQuestions = 2048
+)
 
 // EntryQuery asks for the row with an identity at a position below Before.
 type EntryQuery struct {
@@ -61,13 +70,22 @@ type Lookup struct {
 	Heads   []HeadQuery
 
 	generation uint64
-	rooms      []*room
+	asked      []asked // parallel to the rooms that the questions are about
+}
+
+// asked is one room's share of a Lookup: its key questions, and a head question where it was not held.
+type asked struct {
+	room    *room
+	entries int
+	head    bool
 }
 
 // Limits bounds what a Sequencer holds. Zero values mean the defaults.
 type Limits struct {
-	Rooms int // Defaults to 200,000.
-	Keys  int // Defaults to 2,000,000; above it keys are forgotten down to the checkpoint.
+	// Rooms is how many rooms are held; the longest unused go first. Defaults to 200,000.
+	Rooms int
+	// Keys is how many keys are held; above it they are forgotten sooner than after KeepKeys. Defaults to 2,000,000.
+	Keys int
 }
 
 // Sequencer numbers one partition in one epoch. It is not safe for concurrent use.
@@ -75,28 +93,28 @@ type Sequencer struct {
 	epoch  contracts.Epoch
 	limits Limits
 
-	next    int64 // the offset behind the last one pushed
-	keyTime int64 // K
-	highest int64 // the largest key time pushed, or K at the start
-	keys    map[contracts.Identity]numbered
-	order   []numberedKey // keys in the order of numbering
+	next    int64                   // the offset behind the last one pushed
+	keyTime int64                   // K
+	highest int64                   // the largest key time pushed, or K at the start
+	keys    map[contracts.Key]int64 // the place of the last message with that key, which may be another room's or sender's
+	order   []numbered              // what is held, in the order of numbering; order[0] has place base
+	base    int64
+	first   int // order[:first] is forgotten
 	rooms   map[contracts.RoomID]*room
-	waiting map[*room]struct{}
+	used    room    // the rooms as a ring, from the longest unused (used.after) to the last used (used.before)
+	waiting []*room // the rooms with a queue
 	out     []Outcome
 
-	// generation counts the forgettings: an answer about keys that was asked for before one is worth nothing after it.
+	// generation counts the forgettings: what was read ahead before one is not used after it.
 	generation uint64
 	marks      []mark
 }
 
 type numbered struct {
-	offset int64
-	seq    contracts.Seq
-}
-
-type numberedKey struct {
 	id     contracts.Identity
 	offset int64
+	seq    contracts.Seq
+	older  int64 // the place of an older message with the same key, -1 for none; forgotten where it is below the first
 }
 
 type mark struct {
@@ -107,10 +125,13 @@ type mark struct {
 type room struct {
 	id    contracts.RoomID
 	held  bool
+	asked bool // a Lookup with this room's questions is under way
 	seq   contracts.Seq
 	last  int64 // offset of the last entry; -1 where there is none in this epoch
 	queue []queued
-	asked bool // a Lookup with this room's questions is under way
+	place int // in Sequencer.waiting, while there is a queue
+
+	before, after *room // in Sequencer.used
 }
 
 type queued struct {
@@ -131,16 +152,17 @@ func New(epoch contracts.Epoch, start, keyTime int64, limits Limits) *Sequencer 
 	if limits.Keys == 0 {
 		limits.Keys = 2_000_000
 	}
-	return &Sequencer{
+	s := &Sequencer{
 		epoch:   epoch,
 		limits:  limits,
 		next:    start,
 		keyTime: keyTime,
 		highest: keyTime,
-		keys:    make(map[contracts.Identity]numbered),
+		keys:    make(map[contracts.Key]int64),
 		rooms:   make(map[contracts.RoomID]*room),
-		waiting: make(map[*room]struct{}),
 	}
+	s.used.before, s.used.after = &s.used, &s.used
+	return s
 }
 
 // Push takes the next record. Offsets must rise from call to call.
@@ -148,31 +170,29 @@ func (s *Sequencer) Push(offset int64, id contracts.Identity) {
 	s.next = offset + 1
 	s.highest = max(s.highest, id.Key.Time())
 	r := s.room(id.Room)
+	id.Room = r.id // one copy of the room's name for all its keys
 	q := queued{id: id, offset: offset}
 	if len(r.queue) == 0 && s.decide(r, &q) {
 		return
 	}
-	r.queue = append(r.queue, q)
-	s.waiting[r] = struct{}{}
+	s.wait(r, q)
 }
 
 // Skip takes the next record where it is one that gets no number, such as a dead letter.
 func (s *Sequencer) Skip(offset int64) { s.next = offset + 1 }
 
-// Want sees to it that the room is held, as if a record of it came next: Head answers once nothing of the room waits.
+// Want sees to it that the room is held, as if a record of it came next: Head answers after the next Lookup at the
+// latest.
 func (s *Sequencer) Want(id contracts.RoomID) {
 	r := s.room(id)
-	if r.held {
-		return
+	if r.held || len(r.queue) > 0 {
+		return // a room that is not held and has a queue has a question for its head in the next Lookup
 	}
-	if n := len(r.queue); n > 0 {
-		return // whatever waits there already will hold the room
-	}
-	r.queue = append(r.queue, queued{offset: s.next, want: true})
-	s.waiting[r] = struct{}{}
+	s.wait(r, queued{offset: s.next, want: true})
 }
 
-// Head returns the last seq of a room that is held.
+// Head returns the last seq given in a room that is held. Later records of the room may still be waiting; none below
+// Low is.
 func (s *Sequencer) Head(id contracts.RoomID) (seq contracts.Seq, held bool) {
 	r := s.rooms[id]
 	if r == nil || !r.held {
@@ -183,8 +203,16 @@ func (s *Sequencer) Head(id contracts.RoomID) (seq contracts.Seq, held bool) {
 
 // Find returns the seq of a message whose key is held.
 func (s *Sequencer) Find(id contracts.Identity) (seq contracts.Seq, held bool) {
-	n, ok := s.keys[id]
-	return n.seq, ok
+	place, ok := s.keys[id.Key]
+	if !ok {
+		return 0, false
+	}
+	for at := place - s.base; at >= int64(s.first); at = s.order[at].older - s.base {
+		if n := &s.order[at]; n.id == id {
+			return n.seq, true
+		}
+	}
+	return 0, false
 }
 
 // Take returns what was decided since the last Take: each room's records in offset order. The slice is valid until
@@ -201,7 +229,7 @@ func (s *Sequencer) Next() int64 { return s.next }
 // Low is the offset of the first record that is not decided, Next where all are.
 func (s *Sequencer) Low() int64 {
 	low := s.next
-	for r := range s.waiting {
+	for _, r := range s.waiting {
 		for i := range r.queue {
 			if r.queue[i].want {
 				continue
@@ -216,19 +244,23 @@ func (s *Sequencer) Low() int64 {
 // KeyTime returns a K for a checkpoint at or below Next: the largest key time of all records below Next.
 func (s *Sequencer) KeyTime() int64 { return s.highest }
 
-// Lookup returns the questions that nobody asks yet, or nil. It must be given back through Answer or Failed.
+// Lookup returns the questions that nobody asks yet, or nil. It must be given back once, to Answer or Failed; several may
+// be out at once. There may be more questions than one Lookup takes: ask until it is nil.
 func (s *Sequencer) Lookup() *Lookup {
 	var l *Lookup
-	for r := range s.waiting {
+	for _, r := range s.waiting {
 		if r.asked {
 			continue
 		}
 		if l == nil {
 			l = &Lookup{generation: s.generation}
 		}
+		if len(l.Entries)+len(l.Heads) >= maxQuestions {
+			break
+		}
 		r.asked = true
-		l.rooms = append(l.rooms, r)
-		if !r.held {
+		a := asked{room: r, head: !r.held, entries: -len(l.Entries)}
+		if a.head {
 			l.Heads = append(l.Heads, HeadQuery{Room: r.id, Before: s.position(r.queue[0].offset)})
 		}
 		for i := range r.queue[:min(len(r.queue), readAhead)] {
@@ -236,64 +268,47 @@ func (s *Sequencer) Lookup() *Lookup {
 				l.Entries = append(l.Entries, EntryQuery{Identity: q.id, Before: s.position(q.offset)})
 			}
 		}
+		a.entries += len(l.Entries)
+		l.asked = append(l.asked, a)
 	}
 	return l
 }
 
 // Answer takes the store's answers to l, in the order of its questions.
 func (s *Sequencer) Answer(l *Lookup, entries, heads []Found) {
-	for i, q := range l.Heads {
-		r := s.rooms[q.Room]
-		if r == nil || r.held {
-			continue
-		}
-		r.held, r.seq, r.last = true, heads[i].Seq, -1
-		if heads[i].Seq != 0 && heads[i].Position.Epoch == s.epoch {
-			r.last = heads[i].Position.Offset
-		}
-	}
-	if l.generation == s.generation {
-		for i, e := range l.Entries {
-			r := s.rooms[e.Identity.Room]
-			for j := range r.queue {
-				if q := &r.queue[j]; q.offset == e.Before.Offset && !q.want {
-					q.answered, q.generation, q.found = true, s.generation, entries[i]
-					break
-				}
-			}
-		}
-	}
-	for _, r := range l.rooms {
+	queries := l.Entries
+	for _, a := range l.asked {
+		r := a.room
 		r.asked = false
+		if a.head {
+			// While a Lookup is out nothing else decides about its rooms: the room is not held and its queue has only
+			// grown at the end.
+			s.hold(r, heads[0])
+			heads = heads[1:]
+		}
+		s.keep(r, queries[:a.entries], entries[:a.entries], l.generation)
+		queries, entries = queries[a.entries:], entries[a.entries:]
 		s.drain(r)
 	}
 }
 
 // Failed says that l was not answered; its questions come again with the next Lookup.
 func (s *Sequencer) Failed(l *Lookup) {
-	for _, r := range l.rooms {
-		r.asked = false
+	for _, a := range l.asked {
+		a.room.asked = false
 	}
 }
 
 // Forget drops what the store makes safe to drop. checkpoint is C, or less: every record below it is stored. now only
-// decides how much more than necessary is kept.
+// decides how much more than necessary is kept. Call it about once a second.
 func (s *Sequencer) Forget(checkpoint int64, now time.Time) {
-	keysBelow := min(s.aged(now), checkpoint, s.Low())
-	if len(s.keys) > s.limits.Keys {
-		keysBelow = min(checkpoint, s.Low())
+	below := s.aged(now)
+	if held := len(s.order) - s.first; held > s.limits.Keys {
+		excess := held - s.limits.Keys*3/4
+		below = max(below, s.order[s.first+min(excess, held-1)].offset)
 	}
-	s.forgetKeys(keysBelow)
-	if len(s.rooms) > s.limits.Rooms {
-		for id, r := range s.rooms {
-			if len(r.queue) == 0 && !r.asked && r.last < checkpoint {
-				delete(s.rooms, id)
-			}
-			if len(s.rooms) <= s.limits.Rooms*9/10 {
-				break
-			}
-		}
-	}
+	s.forgetKeys(min(below, checkpoint, s.Low()))
+	s.forgetRooms(checkpoint)
 }
 
 // aged returns the offset below which everything was pushed at least KeepKeys ago.
@@ -312,21 +327,45 @@ func (s *Sequencer) aged(now time.Time) int64 {
 	return below
 }
 
+// forgetKeys drops held keys of offsets below the given one, in the order of numbering: a room that waited long may keep
+// some of them longer.
 func (s *Sequencer) forgetKeys(below int64) {
-	n := 0
-	for n < len(s.order) && s.order[n].offset < below {
-		id := s.order[n].id
-		s.keyTime = max(s.keyTime, id.Key.Time())
-		delete(s.keys, id)
-		n++
+	from := s.first
+	for s.first < len(s.order) && s.order[s.first].offset < below {
+		key := s.order[s.first].id.Key
+		s.keyTime = max(s.keyTime, key.Time())
+		if s.keys[key] == s.base+int64(s.first) {
+			delete(s.keys, key)
+		}
+		s.first++
 	}
-	if n == 0 {
+	if s.first == from {
 		return
 	}
 	s.generation++
-	s.order = s.order[n:]
-	if cap(s.order) > 1024 && len(s.order) < cap(s.order)/4 {
-		s.order = append([]numberedKey(nil), s.order...)
+	clear(s.order[from:s.first])
+	if s.first > len(s.order)/2 {
+		n := copy(s.order, s.order[s.first:])
+		clear(s.order[n:])
+		s.order, s.base, s.first = s.order[:n], s.base+int64(s.first), 0
+		if cap(s.order) > 4096 && n < cap(s.order)/8 {
+			s.order = append(make([]numbered, 0, 2*n), s.order...)
+		}
+	}
+}
+
+// forgetRooms drops rooms, the longest unused first, whose last entry is stored.
+func (s *Sequencer) forgetRooms(checkpoint int64) {
+	if len(s.rooms) <= s.limits.Rooms {
+		return
+	}
+	for r := s.used.after; r != &s.used && len(s.rooms) > s.limits.Rooms*9/10; {
+		after := r.after
+		if len(r.queue) == 0 && r.last < checkpoint {
+			r.before.after, r.after.before = r.after, r.before
+			delete(s.rooms, r.id)
+		}
+		r = after
 	}
 }
 
@@ -334,24 +373,64 @@ func (s *Sequencer) position(offset int64) contracts.Position {
 	return contracts.Position{Epoch: s.epoch, Offset: offset}
 }
 
+// room returns the room and makes it the last used.
 func (s *Sequencer) room(id contracts.RoomID) *room {
 	r := s.rooms[id]
 	if r == nil {
 		r = &room{id: id, last: -1}
 		s.rooms[id] = r
+	} else if r == s.used.before {
+		return r
+	} else {
+		r.before.after, r.after.before = r.after, r.before
 	}
+	r.before, r.after = s.used.before, &s.used
+	r.before.after, s.used.before = r, r
 	return r
+}
+
+// hold takes the answer to a head question.
+func (s *Sequencer) hold(r *room, newest Found) {
+	r.held, r.seq, r.last = true, newest.Seq, -1
+	if newest.Seq != 0 && newest.Position.Epoch == s.epoch {
+		r.last = newest.Position.Offset
+	}
+}
+
+// keep notes the answers that still hold beside the records that wait for them.
+func (s *Sequencer) keep(r *room, queries []EntryQuery, answers []Found, generation uint64) {
+	at := 0
+	for i, e := range queries {
+		for r.queue[at].offset != e.Before.Offset || r.queue[at].want {
+			at++
+		}
+		if at == 0 || answers[i].Seq != 0 || generation == s.generation {
+			q := &r.queue[at]
+			q.answered, q.generation, q.found = true, s.generation, answers[i]
+		}
+	}
+}
+
+func (s *Sequencer) wait(r *room, q queued) {
+	if len(r.queue) == 0 {
+		r.place = len(s.waiting)
+		s.waiting = append(s.waiting, r)
+	}
+	r.queue = append(r.queue, q)
+}
+
+// settled reports whether q has an answer that still holds.
+func (s *Sequencer) settled(q *queued) bool {
+	return q.answered && (q.found.Seq != 0 || q.generation == s.generation)
 }
 
 // mustAsk reports whether only the store can tell if q is a duplicate.
 func (s *Sequencer) mustAsk(q *queued) bool {
-	if q.want || q.answered && q.generation == s.generation {
+	if q.want || q.id.Key.Time() > s.keyTime || s.settled(q) {
 		return false
 	}
-	if _, held := s.keys[q.id]; held {
-		return false
-	}
-	return q.id.Key.Time() <= s.keyTime
+	_, held := s.Find(q.id)
+	return !held
 }
 
 // decide numbers q, or reports that it has to wait.
@@ -359,36 +438,53 @@ func (s *Sequencer) decide(r *room, q *queued) bool {
 	if q.want {
 		return r.held
 	}
-	if n, held := s.keys[q.id]; held {
-		s.out = append(s.out, Outcome{Offset: q.offset, Seq: n.seq, Duplicate: true})
+	if seq, held := s.Find(q.id); held {
+		s.out = append(s.out, Outcome{Offset: q.offset, Seq: seq, Duplicate: true})
 		return true
 	}
-	if s.mustAsk(q) {
-		return false
-	}
-	if q.answered && q.generation == s.generation && q.found.Seq != 0 {
-		s.out = append(s.out, Outcome{Offset: q.offset, Seq: q.found.Seq, Duplicate: true})
-		return true
+	if q.id.Key.Time() <= s.keyTime {
+		if !s.settled(q) {
+			return false
+		}
+		if q.found.Seq != 0 {
+			s.out = append(s.out, Outcome{Offset: q.offset, Seq: q.found.Seq, Duplicate: true})
+			return true
+		}
 	}
 	if !r.held {
 		return false
 	}
 	r.seq++
 	r.last = q.offset
-	s.keys[q.id] = numbered{offset: q.offset, seq: r.seq}
-	s.order = append(s.order, numberedKey{id: q.id, offset: q.offset})
+	s.number(q, r.seq)
 	s.out = append(s.out, Outcome{Offset: q.offset, Seq: r.seq})
 	return true
 }
 
+// number holds the key of a message that just got its seq.
+func (s *Sequencer) number(q *queued, seq contracts.Seq) {
+	older, ok := s.keys[q.id.Key]
+	if !ok {
+		older = -1
+	}
+	s.keys[q.id.Key] = s.base + int64(len(s.order))
+	s.order = append(s.order, numbered{id: q.id, offset: q.offset, seq: seq, older: older})
+}
+
+// drain decides what can be decided from the front of the room's queue.
 func (s *Sequencer) drain(r *room) {
 	n := 0
 	for n < len(r.queue) && s.decide(r, &r.queue[n]) {
 		n++
 	}
-	r.queue = r.queue[n:]
-	if len(r.queue) == 0 {
-		r.queue = nil
-		delete(s.waiting, r)
+	if n < len(r.queue) {
+		r.queue = r.queue[n:]
+		return
 	}
+	r.queue = nil
+	end := len(s.waiting) - 1
+	moved := s.waiting[end]
+	s.waiting[r.place], moved.place = moved, r.place
+	s.waiting[end] = nil
+	s.waiting = s.waiting[:end]
 }
