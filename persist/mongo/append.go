@@ -44,12 +44,12 @@ func (s *Store) insert(ctx context.Context, entries []store.Entry) error {
 	if err != nil {
 		return fmt.Errorf("insert %d entries: %w", len(entries), err)
 	}
-	for _, r := range refused {
-		r := rows[r.Index].tombstone(r.Message)
-		if _, err := s.entries.InsertOne(ctx, r); err != nil && !isDuplicate(err) {
-			return fmt.Errorf("insert tombstone %s: %w", r.ID, err)
+	for _, e := range refused {
+		stone := rows[e.Index].tombstone(e.Message)
+		if _, err := s.entries.InsertOne(ctx, stone); err != nil && !isDuplicate(err) {
+			return fmt.Errorf("insert tombstone %s: %w", stone.ID, err)
 		}
-		there = append(there, slices.IndexFunc(rows, func(o row) bool { return o.ID == r.ID }))
+		there = append(there, e.Index)
 	}
 	return s.compare(ctx, entries, there)
 }

@@ -110,9 +110,14 @@ type metaDoc struct {
 	Partitions int32  `bson:"partitions"`
 }
 
-// Prepare creates the indexes and claims the database for a log of so many partitions.
+// Prepare creates the indexes and claims the database for a log of so many partitions. The claim comes last, so that a
+// database that is claimed has its indexes.
 func (s *Store) Prepare(ctx context.Context, partitions int) error {
-	_, err := s.entries.Indexes().CreateMany(ctx, []mongo.IndexModel{
+	claimed, err := s.checkClaim(ctx, partitions)
+	if claimed || err != nil {
+		return err
+	}
+	_, err = s.entries.Indexes().CreateMany(ctx, []mongo.IndexModel{
 		{
 			Keys:    bson.D{{Key: "room", Value: 1}, {Key: "sender", Value: 1}, {Key: "key", Value: 1}},
 			Options: options.Index().SetName("identity").SetUnique(true),
@@ -126,23 +131,31 @@ func (s *Store) Prepare(ctx context.Context, partitions int) error {
 		return fmt.Errorf("create the indexes of %s: %w", s.db.Name(), err)
 	}
 	_, err = s.meta.InsertOne(ctx, metaDoc{ID: "log", Format: format, Partitions: int32(partitions)})
-	if err == nil {
-		return nil
+	if isDuplicate(err) { // somebody else was faster
+		_, err = s.checkClaim(ctx, partitions)
+		return err
 	}
-	if !isDuplicate(err) {
+	if err != nil {
 		return fmt.Errorf("claim %s: %w", s.db.Name(), err)
 	}
-	var m metaDoc
-	if err := s.meta.FindOne(ctx, bson.D{{Key: "_id", Value: "log"}}).Decode(&m); err != nil {
-		return fmt.Errorf("read whose log %s belongs to: %w", s.db.Name(), err)
-	}
-	if m.Format != format {
-		return fmt.Errorf("%s has format %d, this release reads %d", s.db.Name(), m.Format, format)
-	}
-	if m.Partitions != int32(partitions) {
-		return fmt.Errorf("%w: %s has %d, not %d", store.ErrPartitions, s.db.Name(), m.Partitions, partitions)
-	}
 	return nil
+}
+
+// checkClaim reports whether the database is claimed, with an error where it is for something else.
+func (s *Store) checkClaim(ctx context.Context, partitions int) (claimed bool, _ error) {
+	var m metaDoc
+	err := s.meta.FindOne(ctx, bson.D{{Key: "_id", Value: "log"}}).Decode(&m)
+	switch {
+	case errors.Is(err, mongo.ErrNoDocuments):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read whose log %s belongs to: %w", s.db.Name(), err)
+	case m.Format != format:
+		return true, fmt.Errorf("%s has format %d, this release reads %d", s.db.Name(), m.Format, format)
+	case m.Partitions != int32(partitions):
+		return true, fmt.Errorf("%w: %s has %d, not %d", store.ErrPartitions, s.db.Name(), m.Partitions, partitions)
+	}
+	return true, nil
 }
 
 // Ping asks the primary for a sign of life.
