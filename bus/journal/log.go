@@ -1,0 +1,380 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// What one Read fetches at once and in all.
+const (
+	fetchBytes   = 1 << 20
+	maxReadBytes = 16 << 20
+)
+
+// errAgain marks an answer that a look at newer metadata may mend.
+var errAgain = errors.New("partition's leader is not known")
+
+// KafkaLog is a Log on Kafka. It is safe for concurrent use.
+type KafkaLog struct {
+	cfg   Config
+	topic string
+	log   *slog.Logger
+	cl    *kgo.Client
+	adm   *kadm.Client
+
+	mu     sync.Mutex // guards detail; not held across I/O
+	detail *kadm.TopicDetail
+}
+
+// NewLog returns a Log on the topic of cfg. It does not wait for the brokers.
+func NewLog(cfg Config, log *slog.Logger) (*KafkaLog, error) {
+	cfg = cfg.withDefaults()
+	cl, err := cfg.newClient(log)
+	if err != nil {
+		return nil, err
+	}
+	return &KafkaLog{cfg: cfg, topic: cfg.topic(), log: log, cl: cl, adm: kadm.NewClient(cl)}, nil
+}
+
+// Close implements Log.
+func (l *KafkaLog) Close() error {
+	l.cl.Close()
+	return nil
+}
+
+// Ensure implements Log. It tries until ctx ends while the brokers do not answer or are not complete.
+func (l *KafkaLog) Ensure(ctx context.Context, partitions int) error {
+	for {
+		err := l.ensure(ctx, partitions)
+		var ke *kerr.Error
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &ke) && !ke.Retriable && ke != kerr.InvalidReplicationFactor, errors.Is(err, errPartitions):
+			return fmt.Errorf("ensure topic %s: %w", l.topic, err)
+		}
+		if pause(ctx, 200*time.Millisecond) != nil {
+			return fmt.Errorf("ensure topic %s: %w (last: %w)", l.topic, context.Cause(ctx), err)
+		}
+	}
+}
+
+// errPartitions: the topic is there with another partition count.
+var errPartitions = errors.New("wrong partition count")
+
+func (l *KafkaLog) ensure(ctx context.Context, partitions int) error {
+	detail, err := l.describe(ctx)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		unlimited, remove := "-1", "delete"
+		made, err := l.adm.CreateTopics(ctx, int32(partitions), l.cfg.Replication, map[string]*string{
+			"retention.ms":    &unlimited,
+			"retention.bytes": &unlimited,
+			"cleanup.policy":  &remove,
+		}, l.topic)
+		if err == nil {
+			err = made[l.topic].Err
+		}
+		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			return fmt.Errorf("create it: %w", err)
+		}
+		return errAgain
+	}
+	if err != nil {
+		return err
+	}
+	if n := len(detail.Partitions); n != partitions {
+		return fmt.Errorf("%w: it has %d partitions, this installation needs %d (rooms would move to others)", errPartitions, n, partitions)
+	}
+	for _, p := range detail.Partitions {
+		if p.Err != nil && p.Leader < 0 {
+			return fmt.Errorf("partition %d: %w", p.Partition, p.Err)
+		}
+	}
+	return l.warnLimits(ctx)
+}
+
+// warnLimits warns of settings under which the log would lose records that are still needed.
+func (l *KafkaLog) warnLimits(ctx context.Context) error {
+	configs, err := l.configs(ctx)
+	if err != nil {
+		return err
+	}
+	for key, want := range map[string]string{"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"} {
+		if got, ok := configs[key]; ok && got != want {
+			l.log.Warn("the log's topic may drop records that are still needed", "topic", l.topic, "setting", key, "value", got, "want", want)
+		}
+	}
+	return nil
+}
+
+// describe asks for the topic's partitions and leaders, and keeps the answer for leader.
+func (l *KafkaLog) describe(ctx context.Context) (kadm.TopicDetail, error) {
+	topics, err := l.adm.ListTopics(ctx, l.topic)
+	if err != nil {
+		return kadm.TopicDetail{}, fmt.Errorf("describe it: %w", err)
+	}
+	d := topics[l.topic]
+	if d.Err != nil {
+		return d, fmt.Errorf("describe it: %w", d.Err)
+	}
+	l.mu.Lock()
+	l.detail = &d
+	l.mu.Unlock()
+	return d, nil
+}
+
+// leader returns the partition's leader and the topic's id, from memory if they are known.
+func (l *KafkaLog) leader(ctx context.Context, partition int32) (broker int32, id kadm.TopicID, err error) {
+	l.mu.Lock()
+	d := l.detail
+	l.mu.Unlock()
+	if d == nil {
+		fresh, err := l.describe(ctx)
+		if err != nil {
+			return 0, id, err
+		}
+		d = &fresh
+	}
+	p, ok := d.Partitions[partition]
+	if !ok || p.Leader < 0 {
+		l.forgetLeaders()
+		return 0, id, errAgain
+	}
+	return p.Leader, d.ID, nil
+}
+
+func (l *KafkaLog) forgetLeaders() {
+	l.mu.Lock()
+	l.detail = nil
+	l.mu.Unlock()
+}
+
+// Bounds implements Log.
+func (l *KafkaLog) Bounds(ctx context.Context, partition int32) (start, end int64, err error) {
+	start, end, err = bounds(ctx, l.cl, l.topic, partition)
+	if err != nil {
+		return 0, 0, fmt.Errorf("bounds of partition %d: %w", partition, err)
+	}
+	return start, end, nil
+}
+
+// Read implements Log.
+func (l *KafkaLog) Read(ctx context.Context, partition int32, from int64, max int) ([]Record, error) {
+	var (
+		out   []Record
+		bytes int
+		next  = from
+		fails int
+	)
+	for len(out) < max && bytes < maxReadBytes {
+		p, err := l.fetch(ctx, partition, next)
+		switch {
+		case errors.Is(err, ErrOutOfRange) && len(out) > 0:
+			return out, nil // trimmed meanwhile; the next Read says so
+		case errors.Is(err, ErrOutOfRange):
+			return nil, fmt.Errorf("read partition %d from %d: %w", partition, next, ErrOutOfRange)
+		case err != nil:
+			l.forgetLeaders()
+			var ke *kerr.Error
+			if fails++; fails > 5 || errors.As(err, &ke) && !ke.Retriable {
+				return nil, fmt.Errorf("read partition %d from %d: %w", partition, next, err)
+			}
+			if perr := pause(ctx, time.Duration(fails)*50*time.Millisecond); perr != nil {
+				return nil, fmt.Errorf("read partition %d from %d: %w (last: %w)", partition, next, perr, err)
+			}
+			continue
+		}
+		before := next
+		for _, r := range p.Records {
+			if r.Offset < next || len(out) == max {
+				continue
+			}
+			out = append(out, Record{Offset: r.Offset, Value: r.Value})
+			bytes += len(r.Value)
+			next = r.Offset + 1
+		}
+		if next == before || next >= p.HighWatermark {
+			break
+		}
+	}
+	return out, nil
+}
+
+// fetch asks the partition's leader once for what it has from an offset on.
+func (l *KafkaLog) fetch(ctx context.Context, partition int32, from int64) (p kgo.FetchPartition, err error) {
+	broker, id, err := l.leader(ctx, partition)
+	if err != nil {
+		return p, err
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis = 0
+	req.MinBytes = 0
+	req.MaxBytes = fetchBytes
+	req.SessionEpoch = -1 // no fetch session
+	rt := kmsg.NewFetchRequestTopic()
+	rt.Topic = l.topic
+	rt.TopicID = id
+	rp := kmsg.NewFetchRequestTopicPartition()
+	rp.Partition = partition
+	rp.FetchOffset = from
+	rp.PartitionMaxBytes = fetchBytes
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := l.cl.Broker(int(broker)).Request(ctx, req)
+	if err != nil {
+		return p, err
+	}
+	got := resp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
+		return p, err
+	}
+	if len(got.Topics) != 1 || len(got.Topics[0].Partitions) != 1 {
+		return p, errAgain
+	}
+	p, _ = kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Offset: from, Topic: l.topic, Partition: partition},
+		&got.Topics[0].Partitions[0], kgo.DefaultDecompressor(), nil)
+	if errors.Is(p.Err, kerr.OffsetOutOfRange) {
+		return p, ErrOutOfRange
+	}
+	return p, p.Err
+}
+
+// Committed implements Log.
+func (l *KafkaLog) Committed(ctx context.Context, group string) (map[int32]Commit, error) {
+	return committed(ctx, l.adm, group, l.topic)
+}
+
+// Trim implements Log.
+func (l *KafkaLog) Trim(ctx context.Context, partition int32, before int64) error {
+	start, end, err := l.Bounds(ctx, partition)
+	if err != nil {
+		return err
+	}
+	if before = min(before, end-1); before <= start {
+		return nil
+	}
+	var to kadm.Offsets
+	to.AddOffset(l.topic, partition, before, -1)
+	resp, err := l.adm.DeleteRecords(ctx, to)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("trim partition %d below %d: %w", partition, before, err)
+	}
+	return nil
+}
+
+// Durability implements Log.
+func (l *KafkaLog) Durability(ctx context.Context) (Durability, error) {
+	if l.cfg.Class != "" {
+		return l.cfg.Class, nil
+	}
+	detail, err := l.describe(ctx)
+	if err != nil {
+		return "", fmt.Errorf("durability of topic %s: %w", l.topic, err)
+	}
+	configs, err := l.configs(ctx)
+	if err != nil {
+		return "", fmt.Errorf("durability of topic %s: %w", l.topic, err)
+	}
+	inSync, err := strconv.Atoi(configs["min.insync.replicas"])
+	if err != nil || inSync < 2 {
+		return DurabilityProcess, nil
+	}
+	for _, p := range detail.Partitions {
+		if len(p.Replicas) < 3 {
+			return DurabilityProcess, nil
+		}
+	}
+	return DurabilityReplicated, nil
+}
+
+// configs returns the topic's settings.
+func (l *KafkaLog) configs(ctx context.Context) (map[string]string, error) {
+	all, err := l.adm.DescribeTopicConfigs(ctx, l.topic)
+	if err != nil {
+		return nil, fmt.Errorf("describe its settings: %w", err)
+	}
+	rc, err := all.On(l.topic, nil)
+	if err == nil {
+		err = rc.Err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe its settings: %w", err)
+	}
+	out := make(map[string]string, len(rc.Configs))
+	for _, c := range rc.Configs {
+		out[c.Key] = c.MaybeValue()
+	}
+	return out, nil
+}
+
+// bounds asks the leader for a partition's first offset and the one behind its last.
+func bounds(ctx context.Context, cl *kgo.Client, topic string, partition int32) (start, end int64, err error) {
+	if start, err = listOffset(ctx, cl, topic, partition, -2); err != nil {
+		return 0, 0, err
+	}
+	if end, err = listOffset(ctx, cl, topic, partition, -1); err != nil {
+		return 0, 0, err
+	}
+	return start, end, nil
+}
+
+// listOffset asks for the offset at a time: -2 is the first, -1 the end (Kafka protocol, ListOffsets).
+func listOffset(ctx context.Context, cl *kgo.Client, topic string, partition int32, at int64) (int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	rt := kmsg.NewListOffsetsRequestTopic()
+	rt.Topic = topic
+	rp := kmsg.NewListOffsetsRequestTopicPartition()
+	rp.Partition = partition
+	rp.Timestamp = at
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return 0, fmt.Errorf("list offsets: %w", err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("list offsets: %w", errAgain)
+	}
+	got := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
+		return 0, fmt.Errorf("list offsets: %w", err)
+	}
+	return got.Offset, nil
+}
+
+// committed asks the group's coordinator for its commits in topic.
+func committed(ctx context.Context, adm *kadm.Client, group, topic string) (map[int32]Commit, error) {
+	all, err := adm.FetchOffsets(ctx, group)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return map[int32]Commit{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("commits of group %s: %w", group, err)
+	}
+	out := make(map[int32]Commit, len(all[topic]))
+	for partition, o := range all[topic] {
+		switch {
+		case o.Err != nil:
+			return nil, fmt.Errorf("commit of group %s for partition %d: %w", group, partition, o.Err)
+		case o.At >= 0:
+			epoch, _ := strconv.ParseUint(o.Metadata, 10, 32) // somebody else's metadata: as if there was no epoch
+			out[partition] = Commit{Offset: o.At, Epoch: contracts.Epoch(epoch)}
+		}
+	}
+	return out, nil
+}
