@@ -21,19 +21,54 @@ var (
 	ErrNewerVersion = errors.New("log record of a newer version")
 )
 
-// EncodeRecord returns r as a log record's bytes.
+// EncodeRecord returns r as a log record's bytes. It refuses what DecodeRecord would not read back: an acked record must
+// never become a dead letter.
 func EncodeRecord(r *Record) ([]byte, error) {
-	body, err := Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("encode record for room %s: %w", r.Room, err)
+	switch {
+	case r.Kind != KindMessage:
+		return nil, fmt.Errorf("encode record: kind %q", r.Kind)
+	case !ValidID(string(r.Room)) || !ValidID(string(r.From.ID)):
+		return nil, fmt.Errorf("encode record: room %q from %q: bad id", r.Room, r.From.ID)
+	case r.Key.IsZero():
+		return nil, fmt.Errorf("encode record for room %s: no key", r.Room)
+	case r.Stamp < 0 || r.Stamp > MaxInt || r.ReplyTo > MaxInt:
+		return nil, fmt.Errorf("encode record for room %s: number out of range", r.Room)
+	case len(r.Meta) > 0 && !validInside(r.Meta):
+		return nil, fmt.Errorf("encode record for room %s: meta is no JSON object", r.Room)
 	}
-	value := make([]byte, 0, len(body)+2)
+	value := make([]byte, 0, 192+len(r.Text)+len(r.Text)/8+len(r.From.Name)+len(r.Meta))
 	value = append(value, recordMagic, LogVersion)
-	return append(value, body...), nil
+	value = append(value, `{"kind":"`...)
+	value = append(value, r.Kind...)
+	value = append(value, `","room":"`...)
+	value = append(value, r.Room...)
+	value = append(value, `","from":`...)
+	value = AppendPerson(value, r.From)
+	value = append(value, `,"key":"`...)
+	value = r.Key.append(value)
+	value = append(value, `","time":`...)
+	value = strconv.AppendInt(value, r.Stamp, 10)
+	if r.Text != "" {
+		value = append(value, `,"text":`...)
+		value = AppendString(value, r.Text)
+	}
+	if r.ReplyTo != 0 {
+		value = append(value, `,"reply_to":`...)
+		value = strconv.AppendUint(value, uint64(r.ReplyTo), 10)
+	}
+	if len(r.Meta) > 0 {
+		value = append(value, `,"meta":`...)
+		value = append(value, r.Meta...)
+	}
+	value = append(value, '}')
+	if len(value) > MaxRecordBytes {
+		return nil, fmt.Errorf("encode record for room %s: %d bytes", r.Room, len(value))
+	}
+	return value, nil
 }
 
-// DecodeRecord reads a log record's bytes. What comes of it depends on value, partition and partitions alone. The
-// error is, or wraps, ErrUndecodable or ErrNewerVersion.
+// DecodeRecord reads a log record's bytes and keeps none of them. What comes of it depends on value, partition and
+// partitions alone. The error is, or wraps, ErrUndecodable or ErrNewerVersion.
 func DecodeRecord(value []byte, partition int32, partitions int) (Record, error) {
 	var r Record
 	switch {
@@ -43,27 +78,65 @@ func DecodeRecord(value []byte, partition int32, partitions int) (Record, error)
 		return r, fmt.Errorf("%w: no record header", ErrUndecodable)
 	case value[1] > LogVersion:
 		return r, fmt.Errorf("%w: version %d", ErrNewerVersion, value[1])
-	case !utf8.Valid(value[2:]):
-		return r, fmt.Errorf("%w: not UTF-8", ErrUndecodable)
 	}
-	if err := json.Unmarshal(value[2:], &r); err != nil {
-		return r, fmt.Errorf("%w: %v", ErrUndecodable, err)
+	if err := r.decode(value[2:]); err != nil {
+		return Record{}, fmt.Errorf("%w: %v", ErrUndecodable, err)
 	}
-	switch {
-	case r.Kind != KindMessage:
-		return r, fmt.Errorf("%w: kind %q", ErrUndecodable, r.Kind)
-	case !ValidID(string(r.Room)):
-		return r, fmt.Errorf("%w: bad room id", ErrUndecodable)
-	case !ValidID(string(r.From.ID)):
-		return r, fmt.Errorf("%w: bad sender id", ErrUndecodable)
-	case r.Key.IsZero():
-		return r, fmt.Errorf("%w: no key", ErrUndecodable)
-	case r.Stamp < 0 || r.Stamp > MaxInt || r.ReplyTo > MaxInt:
-		return r, fmt.Errorf("%w: number out of range", ErrUndecodable)
-	case LaneOf(r.Room).Partition(partitions) != partition:
-		return r, fmt.Errorf("%w: room %s does not belong to partition %d", ErrUndecodable, r.Room, partition)
+	if LaneOf(r.Room).Partition(partitions) != partition {
+		return Record{}, fmt.Errorf("%w: room %s does not belong to partition %d", ErrUndecodable, r.Room, partition)
 	}
 	return r, nil
+}
+
+// decode reads a record's JSON: strict as a client's, every field of the right type, unknown fields ignored.
+func (r *Record) decode(body []byte) error {
+	fields := make([]field, 0, 12) // of the record and of "from"
+	o, err := parseObject(body, fields[:0:8])
+	if err != nil {
+		return err
+	}
+	person, _ := o.Raw("from")
+	from, err := parseObject(person, fields[8:8])
+	if err != nil {
+		return fmt.Errorf("from: %w", err)
+	}
+	if kind, _ := o.Raw("kind"); string(kind) != `"message"` {
+		return fmt.Errorf("kind %.40q", kind)
+	}
+	r.Kind = KindMessage
+	room, _, errRoom := o.String("room")
+	sender, _, errSender := from.String("id")
+	name, _, errName := from.String("name")
+	guest, _, errGuest := from.Bool("guest")
+	text, _, errText := o.String("text")
+	stamp, _, errStamp := o.Int("time")
+	replyTo, _, errReplyTo := o.Int("reply_to")
+	for _, err := range [...]error{errRoom, errSender, errName, errGuest, errText, errStamp, errReplyTo} {
+		if err != nil {
+			return err
+		}
+	}
+	r.Room, r.From = RoomID(room), Person{ID: UserID(sender), Name: name, Guest: guest}
+	r.Text, r.Stamp, r.ReplyTo = text, int64(stamp), Seq(replyTo)
+	if !ValidID(string(r.Room)) {
+		return errors.New("bad room id")
+	}
+	if !ValidID(string(r.From.ID)) {
+		return errors.New("bad sender id")
+	}
+	if key, _ := o.Raw("key"); len(key) == keyLen+2 {
+		r.Key, _ = parseKey(key[1 : keyLen+1])
+	}
+	if r.Key.IsZero() {
+		return errors.New("no key")
+	}
+	if meta, ok := o.Raw("meta"); ok {
+		if meta[0] != '{' {
+			return errors.New("meta is no object")
+		}
+		r.Meta = bytes.Clone(meta)
+	}
+	return nil
 }
 
 // HashRecord returns the hash of a log record's bytes.
@@ -87,7 +160,7 @@ func AppendEntry(dst []byte, e *Entry) []byte {
 	dst = append(dst, `,"from":`...)
 	dst = AppendPerson(dst, e.From)
 	dst = append(dst, `,"key":"`...)
-	dst = append(dst, e.Key.String()...)
+	dst = e.Key.append(dst)
 	dst = append(dst, `","text":`...)
 	dst = AppendString(dst, e.Text)
 	if e.ReplyTo != 0 {

@@ -1,6 +1,7 @@
 package contracts
 
 import (
+	"encoding/hex"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,11 +45,29 @@ func (p Position) Less(q Position) bool {
 	return p.Offset < q.Offset
 }
 
+// keyLen is the length of a UUID's canonical form.
+const keyLen = 36
+
 // Key is the UUIDv7 that names a message across all its retries (RFC 9562 section 5.7). The zero Key is none.
 type Key uuid.UUID
 
 // String returns the canonical lower-case form.
-func (k Key) String() string { return uuid.UUID(k).String() }
+func (k Key) String() string {
+	var text [keyLen]byte
+	return string(k.append(text[:0]))
+}
+
+func (k Key) append(dst []byte) []byte {
+	from := 0
+	for _, to := range [...]int{4, 6, 8, 10, 16} {
+		if from > 0 {
+			dst = append(dst, '-')
+		}
+		dst = hex.AppendEncode(dst, k[from:to])
+		from = to
+	}
+	return dst
+}
 
 // IsZero reports whether k is no key at all.
 func (k Key) IsZero() bool { return k == Key{} }
@@ -59,7 +78,7 @@ func (k Key) Time() int64 {
 }
 
 // MarshalText makes a Key its canonical form in JSON.
-func (k Key) MarshalText() ([]byte, error) { return uuid.UUID(k).MarshalText() }
+func (k Key) MarshalText() ([]byte, error) { return k.append(make([]byte, 0, keyLen)), nil }
 
 // UnmarshalText reads the canonical form and refuses whatever is no UUIDv7.
 func (k *Key) UnmarshalText(text []byte) error {
@@ -79,14 +98,29 @@ func NewKey() (Key, error) {
 
 // ParseKey reads a UUIDv7 in its 36-character form, in either case. The error is CodeBadKey.
 func ParseKey(s string) (Key, error) {
-	if len(s) != 36 {
+	k, ok := parseKey([]byte(s))
+	if !ok {
 		return Key{}, &Error{Code: CodeBadKey, Message: "a key is a UUIDv7 of 36 characters", Field: "key"}
 	}
-	u, err := uuid.Parse(s)
-	if err != nil || u.Version() != 7 || u.Variant() != uuid.RFC4122 {
-		return Key{}, &Error{Code: CodeBadKey, Message: "a key is a UUIDv7", Field: "key"}
+	return k, nil
+}
+
+func parseKey(text []byte) (k Key, ok bool) {
+	if len(text) != keyLen || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
+		return Key{}, false
 	}
-	return Key(u), nil
+	for i, at := range [...]int{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34} {
+		high, ok := hexDigit(text[at])
+		low, good := hexDigit(text[at+1])
+		if !ok || !good {
+			return Key{}, false
+		}
+		k[i] = high<<4 | low
+	}
+	if u := uuid.UUID(k); u.Version() != 7 || u.Variant() != uuid.RFC4122 {
+		return Key{}, false
+	}
+	return k, true
 }
 
 // ParseRoomID checks a room id. The error is CodeBadRoom.

@@ -2,9 +2,10 @@ package contracts
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -27,9 +28,15 @@ type field struct {
 }
 
 // ParseObject reads data as an Object.
-func ParseObject(data []byte) (Object, error) {
-	p := jsonParser{data: data}
-	return p.top()
+func ParseObject(data []byte) (Object, error) { return parseObject(data, make([]field, 0, 8)) }
+
+// parseObject is ParseObject with the room for the fields.
+func parseObject(data []byte, fields []field) (Object, error) {
+	p := jsonParser{data: data, fields: fields}
+	if err := p.top(); err != nil {
+		return Object{}, err
+	}
+	return Object{fields: p.fields}, nil
 }
 
 // Raw returns the field's JSON text.
@@ -105,36 +112,43 @@ func (o Object) Object(name string) (inner Object, ok bool, err error) {
 	return inner, true, err
 }
 
+// validInside reports whether raw can stand as an object inside an Object.
+func validInside(raw []byte) bool {
+	p := jsonParser{data: raw}
+	return raw[0] == '{' && utf8.Valid(raw) && p.object(2) == nil && p.pos == len(raw)
+}
+
 func badJSON(message string) error { return &Error{Code: CodeBadRequest, Message: message} }
 
 type jsonParser struct {
 	data []byte
 	pos  int
+	// fields is a stack: those of the object being read are on top of those of the objects around it.
+	fields []field
 }
 
-func (p *jsonParser) top() (Object, error) {
+func (p *jsonParser) top() error {
 	if bytes.HasPrefix(p.data, []byte{0xEF, 0xBB, 0xBF}) {
-		return Object{}, badJSON("a frame must not begin with a byte order mark")
+		return badJSON("a frame must not begin with a byte order mark")
 	}
 	if !utf8.Valid(p.data) {
-		return Object{}, badJSON("a frame must be UTF-8")
+		return badJSON("a frame must be UTF-8")
 	}
 	p.space()
 	if p.pos == len(p.data) {
-		return Object{}, badJSON("a frame must hold a JSON object")
+		return badJSON("a frame must hold a JSON object")
 	}
 	if p.data[p.pos] != '{' {
-		return Object{}, badJSON("a frame must be a JSON object")
+		return badJSON("a frame must be a JSON object")
 	}
-	o := Object{fields: make([]field, 0, 8)}
-	if err := p.object(1, &o); err != nil {
-		return Object{}, err
+	if err := p.object(1); err != nil {
+		return err
 	}
 	p.space()
 	if p.pos != len(p.data) {
-		return Object{}, badJSON("there is something behind the JSON object")
+		return badJSON("there is something behind the JSON object")
 	}
-	return o, nil
+	return nil
 }
 
 func (p *jsonParser) space() {
@@ -152,11 +166,12 @@ func (p *jsonParser) syntax() error {
 	return badJSON("not JSON at byte " + strconv.Itoa(p.pos))
 }
 
-// object reads one object into o. p.pos is at its brace.
-func (p *jsonParser) object(depth int, o *Object) error {
+// object reads one object and leaves its fields on the stack. p.pos is at its brace.
+func (p *jsonParser) object(depth int) error {
 	if depth > MaxDepth {
 		return badJSON(fmt.Sprintf("JSON deeper than %d", MaxDepth))
 	}
+	first := len(p.fields)
 	p.pos++
 	p.space()
 	if p.pos < len(p.data) && p.data[p.pos] == '}' {
@@ -173,12 +188,12 @@ func (p *jsonParser) object(depth int, o *Object) error {
 			s, _ := unquote(p.data[start:p.pos])
 			name = []byte(s)
 		}
-		for i := range o.fields {
-			if bytes.Equal(o.fields[i].name, name) {
+		for i := range p.fields[first:] {
+			if bytes.Equal(p.fields[first+i].name, name) {
 				return &Error{Code: CodeBadRequest, Message: "a name stands twice in one object", Field: string(name)}
 			}
 		}
-		if len(o.fields) == MaxKeys {
+		if len(p.fields)-first == MaxKeys {
 			return badJSON(fmt.Sprintf("an object has more than %d names", MaxKeys))
 		}
 		p.space()
@@ -191,7 +206,7 @@ func (p *jsonParser) object(depth int, o *Object) error {
 		if err := p.value(depth); err != nil {
 			return err
 		}
-		o.fields = append(o.fields, field{name: name, raw: p.data[valueStart:p.pos]})
+		p.fields = append(p.fields, field{name: name, raw: p.data[valueStart:p.pos]})
 		p.space()
 		if p.pos == len(p.data) {
 			return p.syntax()
@@ -246,8 +261,10 @@ func (p *jsonParser) value(depth int) error {
 	}
 	switch c := p.data[p.pos]; {
 	case c == '{':
-		var o Object
-		return p.object(depth+1, &o)
+		around := len(p.fields)
+		err := p.object(depth + 1)
+		p.fields = p.fields[:around]
+		return err
 	case c == '[':
 		return p.array(depth + 1)
 	case c == '"':
@@ -278,7 +295,13 @@ func (p *jsonParser) str() error {
 		return p.syntax()
 	}
 	p.pos++
-	for p.pos < len(p.data) {
+	for {
+		for p.pos < len(p.data) && plain[p.data[p.pos]] {
+			p.pos++
+		}
+		if p.pos == len(p.data) {
+			return p.syntax()
+		}
 		switch c := p.data[p.pos]; {
 		case c == '"':
 			p.pos++
@@ -300,12 +323,17 @@ func (p *jsonParser) str() error {
 			default:
 				return p.syntax()
 			}
-		default:
-			p.pos++
 		}
 	}
-	return p.syntax()
 }
+
+// plain marks the bytes that stand for themselves in a string.
+var plain = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= 0x20 && c != '"' && c != '\\'
+	}
+	return t
+}()
 
 func (p *jsonParser) digits() bool {
 	start := p.pos
@@ -342,15 +370,30 @@ func (p *jsonParser) number() error {
 	return nil
 }
 
-func hex4(b []byte) (rune, bool) {
+func hex4(b []byte) (r rune, ok bool) {
 	if len(b) < 4 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	if err != nil || b[0] == '+' || b[0] == '_' {
-		return 0, false
+	for _, c := range b[:4] {
+		d, ok := hexDigit(c)
+		if !ok {
+			return 0, false
+		}
+		r = r<<4 | rune(d)
 	}
-	return rune(n), true
+	return r, true
+}
+
+func hexDigit(c byte) (value byte, ok bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10, true
+	case c >= 'A' && c <= 'F':
+		return c - 'A' + 10, true
+	}
+	return 0, false
 }
 
 // unquote reads a JSON string that str accepted. It is false where an escape is half of a surrogate pair.
@@ -360,30 +403,48 @@ func unquote(raw []byte) (string, bool) {
 	if at < 0 {
 		return string(inner), true
 	}
-	for i := at; i < len(inner); i++ {
-		if inner[i] != '\\' {
-			continue
+	var text strings.Builder
+	text.Grow(len(inner))
+	for at >= 0 {
+		text.Write(inner[:at])
+		escape := inner[at+1]
+		inner = inner[at+2:]
+		if escape != 'u' {
+			text.WriteByte(unescaped(escape))
+		} else {
+			r, _ := hex4(inner)
+			inner = inner[4:]
+			if utf16.IsSurrogate(r) {
+				if len(inner) < 6 || inner[0] != '\\' || inner[1] != 'u' {
+					return "", false
+				}
+				low, _ := hex4(inner[2:])
+				if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
+					return "", false
+				}
+				inner = inner[6:]
+			}
+			text.WriteRune(r)
 		}
-		i++
-		if inner[i] != 'u' {
-			continue
-		}
-		r, _ := hex4(inner[i+1:])
-		i += 4
-		if r < 0xD800 || r > 0xDFFF {
-			continue
-		}
-		if r >= 0xDC00 || len(inner) < i+7 || inner[i+1] != '\\' || inner[i+2] != 'u' {
-			return "", false
-		}
-		if low, _ := hex4(inner[i+3:]); low < 0xDC00 || low > 0xDFFF {
-			return "", false
-		}
-		i += 6
+		at = bytes.IndexByte(inner, '\\')
 	}
-	var s string
-	if json.Unmarshal(raw, &s) != nil {
-		return "", false
+	text.Write(inner)
+	return text.String(), true
+}
+
+// unescaped is the character that a backslash and c stand for.
+func unescaped(c byte) byte {
+	switch c {
+	case 'b':
+		return '\b'
+	case 'f':
+		return '\f'
+	case 'n':
+		return '\n'
+	case 'r':
+		return '\r'
+	case 't':
+		return '\t'
 	}
-	return s, true
+	return c
 }

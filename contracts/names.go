@@ -1,8 +1,8 @@
 package contracts
 
 import (
-	"fmt"
 	"hash/fnv"
+	"strconv"
 )
 
 // The fixed shape of every installation. They are part of the delivery contract: changing one moves rooms to other
@@ -47,19 +47,21 @@ func (n Names) prefix() string {
 	return n.Prefix
 }
 
+func (n Names) group(group int) string { return n.prefix() + ":{g" + strconv.Itoa(group) + "}:" }
+
 // NATS subjects.
 
 // Work is the subject on which workers are asked op for a partition.
 func (n Names) Work(op Op, partition int32) string {
-	return fmt.Sprintf("%s.v1.work.%s.%d", n.prefix(), op, partition)
+	return n.prefix() + ".v1.work." + string(op) + "." + strconv.Itoa(int(partition))
 }
 
 // WorkAll is the pattern that a worker serves for op: every partition.
-func (n Names) WorkAll(op Op) string { return fmt.Sprintf("%s.v1.work.%s.*", n.prefix(), op) }
+func (n Names) WorkAll(op Op) string { return n.prefix() + ".v1.work." + string(op) + ".*" }
 
 // Dispatch is the subject on which the dispatcher that owns a partition answers.
 func (n Names) Dispatch(partition int32) string {
-	return fmt.Sprintf("%s.v1.dispatch.%d", n.prefix(), partition)
+	return n.prefix() + ".v1.dispatch." + strconv.Itoa(int(partition))
 }
 
 // WorkQueue is the queue group of the workers.
@@ -72,27 +74,27 @@ func (n Names) Service(role string) string { return n.prefix() + "-" + role }
 
 // LaneChannel is the channel that carries a lane.
 func (n Names) LaneChannel(l Lane) string {
-	return fmt.Sprintf("%s:{g%d}:lane:%d", n.prefix(), l.Group(), l)
+	return n.group(l.Group()) + "lane:" + strconv.Itoa(int(l))
 }
 
 // CanaryChannel is the channel on which a node hears itself, per lane group.
 func (n Names) CanaryChannel(group int, node NodeID) string {
-	return fmt.Sprintf("%s:{g%d}:canary:%s", n.prefix(), group, node)
+	return n.group(group) + "canary:" + string(node)
 }
 
 // RecentKey is the stream of a room's recent entries in one epoch.
 func (n Names) RecentKey(room RoomID, epoch Epoch) string {
-	return fmt.Sprintf("%s:{g%d}:recent:%s:%d", n.prefix(), LaneOf(room).Group(), room, epoch)
+	return n.group(LaneOf(room).Group()) + "recent:" + string(room) + ":" + strconv.Itoa(int(epoch))
 }
 
 // OnlineKey is the hash of who listens to a room: field "node/user", value the person as JSON.
 func (n Names) OnlineKey(room RoomID) string {
-	return fmt.Sprintf("%s:{g%d}:online:%s", n.prefix(), LaneOf(room).Group(), room)
+	return n.group(LaneOf(room).Group()) + "online:" + string(room)
 }
 
 // OnlineTurnKey is held for the pause between two presence events of a large room.
 func (n Names) OnlineTurnKey(room RoomID) string {
-	return fmt.Sprintf("%s:{g%d}:online-turn:%s", n.prefix(), LaneOf(room).Group(), room)
+	return n.group(LaneOf(room).Group()) + "online-turn:" + string(room)
 }
 
 // NodesKey is the sorted set of live edge nodes, scored by the Unix milliseconds at which each one's lease ends.
