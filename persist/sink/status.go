@@ -1,0 +1,80 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/contracts"
+)
+
+// Status is how far a partition is.
+type Status struct {
+	Partition int32
+	Epoch     contracts.Epoch
+	Stored    int64  // C: every record below it is in the store
+	Read      int64  // the next record to be read
+	End       int64  // the log's end, as last seen
+	Alarm     string // why it stands still; empty where it does not
+
+	checkpoint contracts.Checkpoint // the store's
+	fresh      bool                 // the store has none
+	target     *int64               // the log's end at the assignment; nil before that is known
+}
+
+// Lag is how many records are not stored.
+func (s Status) Lag() int64 { return max(0, s.End-s.Stored) }
+
+// commit is what the group is told.
+func (s Status) commit() journal.Commit { return journal.Commit{Offset: s.Stored, Epoch: s.Epoch} }
+
+// Status returns how far each owned partition is, ascending.
+func (s *Sink) Status() []Status {
+	var all []Status
+	for _, p := range s.snapshot() {
+		all = append(all, p.status())
+	}
+	return all
+}
+
+// Ready is nil when every owned partition has stored the log up to where it ended at the assignment, and none stands
+// still. The error names what lacks.
+func (s *Sink) Ready() error {
+	s.mu.Lock()
+	assigned, consumer, joined := s.assigned, s.consumer, s.joined
+	s.mu.Unlock()
+	if consumer == nil {
+		return errors.New("persister has not joined its group")
+	}
+	all := s.Status()
+	if len(all) == 0 && !assigned && (consumer.Alive().IsZero() || time.Since(joined) < spareAfter) {
+		return errors.New("persister has no partitions yet")
+	}
+	var lacks []error
+	for _, st := range all {
+		switch {
+		case st.Alarm != "":
+			lacks = append(lacks, fmt.Errorf("partition %d stopped: %s", st.Partition, st.Alarm))
+		case st.target == nil || st.Stored < *st.target:
+			lacks = append(lacks, fmt.Errorf("partition %d: %d records to store", st.Partition, st.Lag()))
+		}
+	}
+	return errors.Join(lacks...)
+}
+
+// spareAfter is for how long a persister in the group without any partition counts as one that waits for its first.
+const spareAfter = 30 * time.Second
+
+// CaughtUp reports whether every owned partition has stored all that its log was seen to hold.
+func (s *Sink) CaughtUp() bool {
+	if s.Ready() != nil {
+		return false
+	}
+	for _, st := range s.Status() {
+		if st.Lag() > 0 {
+			return false
+		}
+	}
+	return true
+}
