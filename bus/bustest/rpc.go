@@ -1,0 +1,351 @@
+package bustest
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-chat/parley/bus/rpc"
+)
+
+// patience is how long a suite waits for what must come.
+const patience = 10 * time.Second
+
+// outcome is what an asker was told.
+type outcome struct {
+	reply []byte
+	err   error
+}
+
+// ask asks and returns the channel that gets the outcome.
+func ask(c rpc.Client, subject string, body []byte, timeout time.Duration) <-chan outcome {
+	ch := make(chan outcome, 2)
+	c.Ask(subject, body, timeout, func(reply []byte, err error) { ch <- outcome{reply, err} })
+	return ch
+}
+
+// await returns the next value of ch, or fails the test.
+func await[T any](t *testing.T, what string, ch <-chan T) T {
+	t.Helper()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case v := <-ch:
+		return v
+	case <-timer.C:
+		t.Fatalf("nothing came within %s: %s", patience, what)
+		panic("unreachable")
+	}
+}
+
+// serve registers one endpoint and stops it with the test.
+func serve(t *testing.T, s rpc.Server, queue, subject string, h rpc.Handler) (stop func() error) {
+	t.Helper()
+	stop, err := s.Serve(rpc.Service{
+		Name: "bustest", Version: "1.0.0", Queue: queue,
+		Endpoints: []rpc.Endpoint{{Name: "test", Subject: subject, Handler: h}},
+	})
+	if err != nil {
+		t.Fatalf("Serve(%s): %v", subject, err)
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("stop serving %s: %v", subject, err)
+		}
+	})
+	return stop
+}
+
+// RPC checks what package rpc promises. start returns a connected pair, which may be one object, and closes it with the test.
+func RPC(t *testing.T, start func(t *testing.T) (client rpc.Client, server rpc.Server)) {
+	t.Run("reply", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject+".*", func(r rpc.Request) {
+			go r.Answer(append([]byte(r.Subject+" "), r.Body...))
+		})
+		body := []byte("hello")
+		ch := ask(client, subject+".7", body, patience)
+		clear(body) // Ask must have copied it
+		got := await(t, "reply", ch)
+		if want := subject + ".7 hello"; got.err != nil || string(got.reply) != want {
+			t.Errorf("Ask = %q, %v; want %q", got.reply, got.err, want)
+		}
+		if !client.Up() {
+			t.Error("Up() = false while connected")
+		}
+	})
+
+	t.Run("empty reply", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject, func(r rpc.Request) { r.Answer(nil) })
+		if got := await(t, "reply", ask(client, subject, nil, patience)); got.err != nil || len(got.reply) != 0 {
+			t.Errorf("Ask = %q, %v; want an empty reply", got.reply, got.err)
+		}
+	})
+
+	t.Run("no server", func(t *testing.T) {
+		client, _ := start(t)
+		began := time.Now()
+		got := await(t, "refusal", ask(client, "bustest."+rand.Text(), nil, patience))
+		if !errors.Is(got.err, rpc.ErrNoServer) {
+			t.Errorf("Ask without a server: %v, want ErrNoServer", got.err)
+		}
+		if d := time.Since(began); d > patience/4 {
+			t.Errorf("ErrNoServer came after %s, want at once", d)
+		}
+	})
+
+	t.Run("timeout", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		requests := make(chan rpc.Request, 1)
+		serve(t, server, "q", subject, func(r rpc.Request) { requests <- r })
+		const timeout = 60 * time.Millisecond
+		began := time.Now()
+		ch := ask(client, subject, nil, timeout)
+		got := await(t, "timeout", ch)
+		if !errors.Is(got.err, rpc.ErrTimeout) {
+			t.Errorf("Ask without an answer: %v, want ErrTimeout", got.err)
+		}
+		if d := time.Since(began); d < timeout {
+			t.Errorf("ErrTimeout came after %s, want at least %s", d, timeout)
+		}
+		await(t, "request", requests).Answer([]byte("late"))
+		// A reply that is late must not reach the callback; a later request's does, on the same connection.
+		go func() { r := <-requests; r.Answer(nil) }()
+		if got := await(t, "reply", ask(client, subject, nil, patience)); got.err != nil {
+			t.Errorf("Ask after a timeout: %v", got.err)
+		}
+		if len(ch) != 0 {
+			t.Error("done was called twice")
+		}
+	})
+
+	t.Run("first answer counts", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject, func(r rpc.Request) {
+			r.Answer([]byte("1"))
+			r.Answer([]byte("2"))
+		})
+		for range 20 {
+			ch := ask(client, subject, nil, patience)
+			if got := await(t, "reply", ch); got.err != nil || string(got.reply) != "1" {
+				t.Fatalf("Ask = %q, %v; want the first answer", got.reply, got.err)
+			}
+		}
+	})
+
+	t.Run("too large", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject, func(r rpc.Request) { r.Answer(r.Body[:1]) })
+		if client.MaxPayload() < 64<<10 {
+			t.Fatalf("MaxPayload() = %d, want at least 64 KiB", client.MaxPayload())
+		}
+		if got := await(t, "refusal", ask(client, subject, make([]byte, client.MaxPayload()+1), patience)); !errors.Is(got.err, rpc.ErrTooLarge) {
+			t.Errorf("Ask above MaxPayload: %v, want ErrTooLarge", got.err)
+		}
+		if got := await(t, "reply", ask(client, subject, make([]byte, client.MaxPayload()), patience)); got.err != nil {
+			t.Errorf("Ask at MaxPayload: %v", got.err)
+		}
+	})
+
+	t.Run("many at once", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject, func(r rpc.Request) { r.Answer(r.Body) })
+		const callers, each = 16, 200
+		var wg sync.WaitGroup
+		wrong := make(chan string, callers*each)
+		for caller := range callers {
+			wg.Go(func() {
+				for i := range each {
+					want := fmt.Sprintf("%d/%d", caller, i)
+					got := <-ask(client, subject, []byte(want), patience)
+					if got.err != nil || string(got.reply) != want {
+						wrong <- fmt.Sprintf("Ask(%s) = %q, %v", want, got.reply, got.err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		close(wrong)
+		for w := range wrong {
+			t.Error(w)
+		}
+	})
+
+	t.Run("queue", func(t *testing.T) {
+		client, server := start(t)
+		shared, all := "bustest."+rand.Text(), "bustest."+rand.Text()
+		taken, told := make(chan int, 1000), make(chan int, 1000)
+		for i := range 2 {
+			serve(t, server, "q", shared, func(r rpc.Request) { taken <- i; r.Answer(nil) })
+			serve(t, server, "", all, func(r rpc.Request) { told <- i; r.Answer(nil) })
+		}
+		const n = 100
+		for range n {
+			if got := await(t, "reply", ask(client, shared, nil, patience)); got.err != nil {
+				t.Fatalf("Ask: %v", got.err)
+			}
+		}
+		if len(taken) != n {
+			t.Errorf("%d of %d requests were served by the two servers of one queue", len(taken), n)
+		}
+		by := map[int]int{}
+		for range len(taken) {
+			by[<-taken]++
+		}
+		if by[0] == 0 || by[1] == 0 {
+			t.Errorf("requests served per server: %v, want both to get some", by)
+		}
+		ask(client, all, nil, patience)
+		if a, b := await(t, "first server", told), await(t, "second server", told); a == b {
+			t.Errorf("servers without a queue: %d served twice, want each once", a)
+		}
+	})
+
+	t.Run("stop", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		entered, release := make(chan struct{}, 1), make(chan struct{})
+		stop := serve(t, server, "q", subject, func(r rpc.Request) {
+			select {
+			case entered <- struct{}{}:
+			default:
+			}
+			<-release
+			r.Answer(nil)
+		})
+		var asked []<-chan outcome
+		for range 50 {
+			asked = append(asked, ask(client, subject, nil, patience))
+		}
+		await(t, "first request", entered)
+		stopped := make(chan error, 1)
+		go func() { stopped <- stop() }()
+		select {
+		case <-stopped:
+			t.Error("stop returned while the handler ran")
+		default:
+		}
+		close(release)
+		if err := await(t, "stop", stopped); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		served := 0
+		for _, ch := range asked {
+			switch got := await(t, "outcome", ch); {
+			case got.err == nil:
+				served++
+			case !errors.Is(got.err, rpc.ErrNoServer):
+				t.Errorf("a request during stop ended with %v, want a reply or ErrNoServer", got.err)
+			}
+		}
+		if served == 0 {
+			t.Error("no request was served")
+		}
+		if got := await(t, "refusal", ask(client, subject, nil, patience)); !errors.Is(got.err, rpc.ErrNoServer) {
+			t.Errorf("Ask after stop: %v, want ErrNoServer", got.err)
+		}
+		serve(t, server, "q", subject, func(r rpc.Request) { r.Answer(nil) })
+		if got := await(t, "reply", ask(client, subject, nil, patience)); got.err != nil {
+			t.Errorf("Ask after serving again: %v", got.err)
+		}
+	})
+
+	t.Run("close", func(t *testing.T) {
+		client, server := start(t)
+		subject := "bustest." + rand.Text()
+		serve(t, server, "q", subject, func(rpc.Request) {})
+		var asked []<-chan outcome
+		for range 50 {
+			asked = append(asked, ask(client, subject, nil, time.Hour))
+		}
+		if err := client.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		for _, ch := range asked {
+			select {
+			case got := <-ch:
+				if !errors.Is(got.err, rpc.ErrDown) {
+					t.Errorf("a waiting request ended with %v, want ErrDown", got.err)
+				}
+			default:
+				t.Fatal("a request still waits after Close")
+			}
+		}
+		if got := await(t, "refusal", ask(client, subject, nil, time.Hour)); !errors.Is(got.err, rpc.ErrDown) {
+			t.Errorf("Ask after Close: %v, want ErrDown", got.err)
+		}
+		if client.Up() {
+			t.Error("Up() = true after Close")
+		}
+	})
+}
+
+// RPCOutage checks what package rpc promises of a broker that goes away and comes back. start returns a connected pair.
+func RPCOutage(t *testing.T, start func(t *testing.T) (client rpc.Client, server rpc.Server), interrupt, resume func() error) {
+	client, server := start(t)
+	subject := "bustest." + rand.Text()
+	requests := make(chan rpc.Request, 100)
+	serve(t, server, "q", subject, func(r rpc.Request) { requests <- r })
+	waits := ask(client, subject, nil, time.Hour)
+	await(t, "request", requests)
+	began := time.Now()
+	if err := interrupt(); err != nil {
+		t.Fatalf("interrupt: %v", err)
+	}
+	if got := await(t, "end of the waiting request", waits); !errors.Is(got.err, rpc.ErrDown) {
+		t.Errorf("a waiting request ended with %v, want ErrDown", got.err)
+	}
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("a waiting request ended after %s, want promptly", d)
+	}
+	for client.Up() {
+		if time.Since(began) > patience {
+			t.Fatal("Up() stays true without a broker")
+		}
+	}
+	if got := await(t, "refusal", ask(client, subject, nil, time.Hour)); !errors.Is(got.err, rpc.ErrDown) {
+		t.Errorf("Ask while away: %v, want ErrDown", got.err)
+	}
+	stop := serve(t, server, "q", subject+".new", func(r rpc.Request) { r.Answer(nil) })
+	if err := resume(); err != nil {
+		t.Fatalf("resume: %v", err)
+	}
+	for _, s := range []string{subject, subject + ".new"} {
+		// The broker may still learn of the endpoint: each refusal comes over the network, so this is no busy loop.
+		for deadline := time.Now().Add(patience); ; {
+			ch := ask(client, s, nil, patience)
+			if s == subject {
+				go func() {
+					select {
+					case r := <-requests:
+						r.Answer(nil)
+					case <-t.Context().Done():
+					}
+				}()
+			}
+			got := await(t, "outcome", ch)
+			if got.err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("Ask(%s) after the outage: %v", s, got.err)
+			}
+		}
+	}
+	if !client.Up() {
+		t.Error("Up() = false after the outage")
+	}
+	if err := stop(); err != nil {
+		t.Errorf("stop what was served during the outage: %v", err)
+	}
+}

@@ -1,0 +1,230 @@
+package rpc
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	mathrand "math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	connectTimeout = 2 * time.Second
+	pingEvery      = 2 * time.Second // with two unanswered, a stalled broker counts as lost after 6 s
+	reconnectMin   = 50 * time.Millisecond
+	reconnectMax   = 2 * time.Second
+	inboxPending   = 16384 // replies that wait for their callback; beyond, a reply is lost and its asker times out
+	noResponders   = "503" // the status header that the broker sends when nobody serves a subject
+	statusHeader   = "Status"
+)
+
+// Config says how to reach NATS.
+type Config struct {
+	// URL is nats://host:port, tls://…, or several of one cluster with commas between them. Not used with InProcess.
+	// Defaults to nats.DefaultURL.
+	URL string
+	// Name shows in the broker's list of connections. Defaults to "parley".
+	Name string
+	// InProcess, where set, connects to a broker inside this process.
+	InProcess nats.InProcessConnProvider
+}
+
+// NATS asks and serves over one connection to NATS, which reconnects by itself for as long as it takes. It is a Client
+// and a Server.
+type NATS struct {
+	log     *slog.Logger
+	conn    *nats.Conn
+	closed  chan struct{} // closed when the connection will not come back
+	waiting *waiting
+	inbox   string // prefix of the reply subjects
+	replies chan *nats.Msg
+	done    chan struct{} // closed when the goroutine of the replies has ended
+
+	maxPayload atomic.Int64
+	closing    atomic.Bool
+	closeOnce  sync.Once
+
+	mu        sync.Mutex // guards what follows
+	services  map[string]*microService
+	endpoints map[*endpoint]struct{} // those not stopped
+}
+
+var (
+	_ Client = (*NATS)(nil)
+	_ Server = (*NATS)(nil)
+)
+
+// Connect returns at once, also while the broker is away: then Up is false until it comes. It fails when the
+// configuration is unusable.
+func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
+	if cfg.URL == "" {
+		cfg.URL = nats.DefaultURL
+	}
+	if cfg.Name == "" {
+		cfg.Name = "parley"
+	}
+	n := &NATS{
+		log:      log,
+		closed:   make(chan struct{}),
+		waiting:  newWaiting(),
+		inbox:    "_INBOX." + rand.Text() + ".",
+		replies:  make(chan *nats.Msg, inboxPending),
+		done:     make(chan struct{}),
+		services: make(map[string]*microService), endpoints: make(map[*endpoint]struct{}),
+	}
+	n.maxPayload.Store(1 << 20) // the broker's own default, until it says otherwise
+	opts := []nats.Option{
+		nats.Name(cfg.Name),
+		nats.Timeout(connectTimeout),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(2),
+		nats.MaxReconnects(-1),
+		nats.ReconnectBufSize(-1), // nothing stale is sent after an outage
+		nats.RetryOnFailedConnect(true),
+		nats.CustomReconnectDelay(reconnectDelay),
+		nats.ConnectHandler(n.connected),
+		nats.ReconnectHandler(n.connected),
+		nats.DisconnectErrHandler(n.disconnected),
+		nats.ErrorHandler(n.asyncError),
+		nats.ClosedHandler(func(*nats.Conn) { close(n.closed) }),
+	}
+	if cfg.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(cfg.InProcess))
+	}
+	conn, err := nats.Connect(cfg.URL, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	n.conn = conn
+	if conn.IsConnected() {
+		n.maxPayload.Store(conn.MaxPayload())
+	}
+	if _, err := conn.ChanSubscribe(n.inbox+"*", n.replies); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("subscribe to the replies: %w", err)
+	}
+	go n.receive()
+	if err := n.settle(); err != nil {
+		_ = n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// settle waits until the broker knows the subscriptions made so far. A broker that is away learns them when it comes.
+func (n *NATS) settle() error {
+	if !n.conn.IsConnected() {
+		return nil
+	}
+	if err := n.conn.FlushTimeout(connectTimeout); err != nil && n.conn.IsConnected() {
+		return fmt.Errorf("wait for nats to take the subscriptions: %w", err)
+	}
+	return nil
+}
+
+// Ask implements Client.
+func (n *NATS) Ask(subject string, body []byte, timeout time.Duration, done func(reply []byte, err error)) {
+	if len(body) > n.MaxPayload() {
+		done(nil, ErrTooLarge)
+		return
+	}
+	id, ok := n.waiting.add(timeout, done)
+	if !ok {
+		done(nil, ErrDown)
+		return
+	}
+	var b [64]byte
+	reply := string(strconv.AppendUint(append(b[:0], n.inbox...), id, 36))
+	if err := n.conn.PublishRequest(subject, reply, body); err != nil {
+		answer := ErrDown
+		if errors.Is(err, nats.ErrMaxPayload) {
+			answer = ErrTooLarge
+		}
+		n.waiting.end(id, nil, answer)
+	}
+}
+
+// receive calls the waiting askers back.
+func (n *NATS) receive() {
+	defer close(n.done)
+	for m := range n.replies {
+		if m == nil {
+			return
+		}
+		id, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, n.inbox), 36, 64)
+		if err != nil {
+			continue
+		}
+		if len(m.Data) == 0 && m.Header != nil && m.Header.Get(statusHeader) == noResponders {
+			n.waiting.end(id, nil, ErrNoServer)
+			continue
+		}
+		n.waiting.end(id, m.Data, nil)
+	}
+}
+
+// MaxPayload implements Client.
+func (n *NATS) MaxPayload() int { return int(n.maxPayload.Load()) }
+
+// Up implements Client.
+func (n *NATS) Up() bool { return n.conn.IsConnected() }
+
+// Close implements Client. It also ends what Serve began and waits for the handlers; requests that nobody has taken yet
+// are lost, unless the stops were called before.
+func (n *NATS) Close() error {
+	n.closeOnce.Do(func() {
+		n.closing.Store(true)
+		n.conn.Close()
+		<-n.closed
+		n.replies <- nil
+		<-n.done
+		n.waiting.close()
+		n.mu.Lock()
+		left := slices.Collect(maps.Keys(n.endpoints))
+		n.mu.Unlock()
+		for _, e := range left {
+			_ = e.stop(n) // the connection is closed, so nothing can fail
+		}
+	})
+	return nil
+}
+
+func (n *NATS) connected(conn *nats.Conn) {
+	n.maxPayload.Store(conn.MaxPayload())
+	n.log.Info("connected to nats", "server", conn.ConnectedUrlRedacted())
+}
+
+// disconnected ends every waiting request: its reply, if there is one, went with the connection.
+func (n *NATS) disconnected(_ *nats.Conn, err error) {
+	if !n.closing.Load() {
+		n.log.Warn("nats is not connected", "err", err)
+	}
+	n.waiting.endAll(ErrDown)
+}
+
+func (n *NATS) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	subject := ""
+	if sub != nil {
+		subject = sub.Subject
+	}
+	n.log.Warn("nats reported an error", "subject", subject, "err", err)
+}
+
+// reconnectDelay doubles from 50 ms to 2 s, each with up to half of it taken off by chance, so that a fleet does not come
+// back in step.
+func reconnectDelay(attempts int) time.Duration {
+	d := reconnectMax
+	if attempts < 6 {
+		d = min(reconnectMin<<max(attempts, 0), reconnectMax)
+	}
+	return d - mathrand.N(d/2)
+}

@@ -1,0 +1,223 @@
+//go:build !lean
+
+package rpc_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"go.uber.org/goleak"
+
+	"github.com/parley-chat/parley/bus/bustest"
+	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// broker starts an embedded server that ends with the test.
+func broker(t testing.TB) *embedded.NATS {
+	t.Helper()
+	n, err := embedded.StartNATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func connect(t testing.TB, cfg rpc.Config) *rpc.NATS {
+	t.Helper()
+	n, err := rpc.Connect(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func pair(t *testing.T, cfg rpc.Config) (rpc.Client, rpc.Server) {
+	// The server is registered last to be closed first: its stops run before.
+	return connect(t, cfg), connect(t, cfg)
+}
+
+func TestEmbedded(t *testing.T) {
+	n := broker(t)
+	bustest.RPC(t, func(t *testing.T) (rpc.Client, rpc.Server) { return pair(t, rpc.Config{InProcess: n}) })
+}
+
+func TestOneConnection(t *testing.T) {
+	n := broker(t)
+	bustest.RPC(t, func(t *testing.T) (rpc.Client, rpc.Server) {
+		c := connect(t, rpc.Config{InProcess: n})
+		return c, c
+	})
+}
+
+func TestReal(t *testing.T) {
+	url := os.Getenv("PARLEY_TEST_NATS_URL")
+	if url == "" {
+		t.Skip("PARLEY_TEST_NATS_URL is not set")
+	}
+	bustest.RPC(t, func(t *testing.T) (rpc.Client, rpc.Server) { return pair(t, rpc.Config{URL: url}) })
+}
+
+func TestOutage(t *testing.T) {
+	n := broker(t)
+	bustest.RPCOutage(t, func(t *testing.T) (rpc.Client, rpc.Server) { return pair(t, rpc.Config{InProcess: n}) },
+		n.Interrupt, n.Resume)
+}
+
+// A role starts before its broker.
+func TestBrokerComesLater(t *testing.T) {
+	n := broker(t)
+	if err := n.Interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, rpc.Config{InProcess: n})
+	if c.Up() {
+		t.Fatal("Up() = true without a broker")
+	}
+	if _, err := c.Serve(rpc.Service{Name: "late", Version: "1.0.0", Endpoints: []rpc.Endpoint{
+		{Name: "e", Subject: "late", Handler: func(r rpc.Request) { r.Answer([]byte("served")) }},
+	}}); err != nil {
+		t.Fatalf("Serve without a broker: %v", err)
+	}
+	if err := n.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		reply := make(chan string, 1)
+		c.Ask("late", nil, time.Second, func(b []byte, err error) {
+			if err != nil {
+				b = []byte(err.Error())
+			}
+			reply <- string(b)
+		})
+		got := <-reply
+		if got == "served" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("Ask: %s", got)
+		}
+	}
+}
+
+// What `nats micro ls`, `info` and `stats` read must look as if the library had written it.
+func TestDiscovery(t *testing.T) {
+	n := broker(t)
+	c := connect(t, rpc.Config{InProcess: n})
+	plain, err := nats.Connect("", nats.InProcessServer(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+
+	var stops []func() error
+	for _, subject := range []string{"d.1", "d.2"} {
+		stop, err := c.Serve(rpc.Service{Name: "parley-dispatch", Version: "1.2.3", Queue: "q", Endpoints: []rpc.Endpoint{
+			{Name: "partition", Subject: subject, Handler: func(r rpc.Request) { r.Answer(r.Body) }},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stops = append(stops, stop)
+	}
+	reference, err := micro.AddService(plain, micro.Config{Name: "reference", Version: "1.2.3", QueueGroup: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"d.1", "d.2"} {
+		if err := reference.AddEndpoint("partition", micro.HandlerFunc(func(r micro.Request) { _ = r.Respond(r.Data()) }),
+			micro.WithEndpointSubject("reference."+subject)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	get := func(subject string, into any) map[string]any {
+		t.Helper()
+		m, err := plain.Request(subject, nil, 5*time.Second)
+		if err != nil {
+			t.Fatalf("%s: %v", subject, err)
+		}
+		if err := json.Unmarshal(m.Data, into); err != nil {
+			t.Fatalf("%s: %v", subject, err)
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(m.Data, &fields); err != nil {
+			t.Fatalf("%s: %v", subject, err)
+		}
+		return fields
+	}
+	shape := func(fields map[string]any) map[string]any {
+		keys := map[string]any{}
+		for k, v := range fields {
+			switch v := v.(type) {
+			case []any:
+				keys[k] = len(v)
+			case string:
+				keys[k] = "string"
+			default:
+				keys[k] = "other"
+			}
+		}
+		return keys
+	}
+	for _, verb := range []micro.Verb{micro.PingVerb, micro.InfoVerb, micro.StatsVerb} {
+		ours := get("$SRV."+verb.String()+".parley-dispatch", &struct{}{})
+		theirs := get("$SRV."+verb.String()+".reference", &struct{}{})
+		want := shape(theirs)
+		if verb == micro.InfoVerb {
+			delete(want, "description")
+			delete(ours, "description")
+		}
+		if diff := cmp.Diff(want, shape(ours)); diff != "" {
+			t.Errorf("%s (-library +ours):\n%s", verb, diff)
+		}
+	}
+
+	if _, err := plain.Request("d.1", []byte("x"), 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	var ping micro.Ping
+	get("$SRV.PING.parley-dispatch", &ping)
+	var stats micro.Stats
+	get("$SRV.STATS.parley-dispatch."+ping.ID, &stats)
+	if len(stats.Endpoints) != 2 || stats.Endpoints[0].NumRequests != 1 || stats.Endpoints[1].NumRequests != 0 {
+		t.Errorf("stats = %+v, want one request at the first endpoint", stats.Endpoints)
+	}
+
+	if err := stops[0](); err != nil {
+		t.Fatal(err)
+	}
+	var info micro.Info
+	get("$SRV.INFO.parley-dispatch", &info)
+	want := []micro.EndpointInfo{{Name: "partition", Subject: "d.2", QueueGroup: "q"}}
+	if diff := cmp.Diff(want, info.Endpoints); diff != "" {
+		t.Errorf("endpoints after one was stopped (-want +got):\n%s", diff)
+	}
+	if err := stops[1](); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.Request("$SRV.PING.parley-dispatch", nil, time.Second); err != nats.ErrNoResponders {
+		t.Errorf("ping after the last endpoint was stopped: %v, want no responders", err)
+	}
+	if err := reference.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,170 @@
+package rpc
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	servePending = 4096 // requests that wait for the handler, per endpoint; beyond, a request is lost and its asker times out
+	stopTimeout  = 2 * time.Second
+)
+
+// endpoint is one subscription and the goroutine that calls its handler.
+type endpoint struct {
+	Endpoint
+	queue    string
+	requests chan *nats.Msg // a nil ends the goroutine
+	sub      *nats.Subscription
+	removed  chan struct{} // closed when nats.go delivers to requests no more
+	done     chan struct{} // closed when the goroutine has ended
+	stopOnce sync.Once
+	stopErr  error
+
+	served  atomic.Int64
+	refused atomic.Int64 // replies that could not be sent
+	spent   atomic.Int64 // nanoseconds from taking a request to its answer
+	lastErr atomic.Pointer[string]
+}
+
+// Serve implements Server. While the broker is away it succeeds: the broker learns of the service when it comes.
+func (n *NATS) Serve(s Service) (stop func() error, err error) {
+	var endpoints []*endpoint
+	undo := func() {
+		for _, e := range endpoints {
+			_ = e.stop(n)
+		}
+	}
+	for _, e := range s.Endpoints {
+		ep, err := n.startEndpoint(e, s.Queue)
+		if err != nil {
+			undo()
+			return nil, fmt.Errorf("serve %s: %w", e.Subject, err)
+		}
+		endpoints = append(endpoints, ep)
+	}
+	leave, err := n.announce(s, endpoints)
+	if err != nil {
+		undo()
+		return nil, fmt.Errorf("announce service %s: %w", s.Name, err)
+	}
+	if err := n.settle(); err != nil {
+		_ = leave()
+		undo()
+		return nil, fmt.Errorf("serve %s: %w", s.Name, err)
+	}
+	var once sync.Once
+	return func() (err error) {
+		once.Do(func() {
+			err = leave()
+			// All at once: each costs a round trip.
+			errs := make([]error, len(endpoints))
+			var wg sync.WaitGroup
+			for i, e := range endpoints {
+				wg.Go(func() { errs[i] = e.stop(n) })
+			}
+			wg.Wait()
+			err = errors.Join(append(errs, err)...)
+		})
+		return err
+	}, nil
+}
+
+func (n *NATS) startEndpoint(e Endpoint, queue string) (*endpoint, error) {
+	ep := &endpoint{
+		Endpoint: e,
+		queue:    queue,
+		requests: make(chan *nats.Msg, servePending),
+		removed:  make(chan struct{}),
+		done:     make(chan struct{}),
+	}
+	var err error
+	if queue == "" {
+		ep.sub, err = n.conn.ChanSubscribe(e.Subject, ep.requests)
+	} else {
+		ep.sub, err = n.conn.ChanQueueSubscribe(e.Subject, queue, ep.requests)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ep.sub.SetClosedHandler(func(string) { close(ep.removed) })
+	n.mu.Lock()
+	n.endpoints[ep] = struct{}{}
+	n.mu.Unlock()
+	go ep.run()
+	return ep, nil
+}
+
+func (e *endpoint) run() {
+	defer close(e.done)
+	for m := range e.requests {
+		if m == nil {
+			return
+		}
+		e.Handler(Request{Subject: m.Subject, Body: m.Data, Answer: e.answer(m)})
+	}
+}
+
+// answer makes a request's Answer.
+func (e *endpoint) answer(m *nats.Msg) func(reply []byte) {
+	began := time.Now()
+	var answered atomic.Bool
+	return func(reply []byte) {
+		if answered.Swap(true) {
+			return
+		}
+		e.served.Add(1)
+		e.spent.Add(int64(time.Since(began)))
+		if m.Reply == "" {
+			return
+		}
+		if err := m.Respond(reply); err != nil {
+			text := err.Error()
+			e.refused.Add(1)
+			e.lastErr.Store(&text)
+		}
+	}
+}
+
+// stop unsubscribes, lets the handler see what has arrived and waits for it.
+func (e *endpoint) stop(n *NATS) error {
+	e.stopOnce.Do(func() {
+		e.stopErr = e.drain(n)
+		n.mu.Lock()
+		delete(n.endpoints, e)
+		n.mu.Unlock()
+	})
+	return e.stopErr
+}
+
+func (e *endpoint) drain(n *NATS) error {
+	var err error
+	if n.conn.IsConnected() {
+		// The broker answers behind the last request that it sends here; then nats.go removes the subscription.
+		err = e.sub.Drain()
+		timeout := time.NewTimer(stopTimeout)
+		defer timeout.Stop()
+		select {
+		case <-e.removed:
+		case <-n.closed:
+		case <-timeout.C:
+			err = errors.Join(err, e.sub.Unsubscribe())
+		}
+	} else {
+		err = e.sub.Unsubscribe()
+	}
+	e.requests <- nil
+	<-e.done
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
+		err = nil // nothing is left to unsubscribe
+	}
+	if err != nil {
+		return fmt.Errorf("stop serving %s: %w", e.Subject, err)
+	}
+	return nil
+}
