@@ -18,9 +18,13 @@ import (
 type JournalFixture struct {
 	// Partitions of the log, at least 2.
 	Partitions int
-	Writer     func() (journal.Writer, error)
-	Consumer   func(group string, owner journal.Owner) (journal.Consumer, error)
-	Log        func() (journal.Log, error)
+	// Groups begins the names of the consumer groups. Defaults to nothing.
+	Groups   string
+	Writer   func() (journal.Writer, error)
+	Consumer func(group string, owner journal.Owner) (journal.Consumer, error)
+	Log      func() (journal.Log, error)
+	// SessionTimeout of the consumers.
+	SessionTimeout time.Duration
 	// Interrupt makes the log unreachable until resume is called. nil: that cannot be done, and what needs it is
 	// skipped.
 	Interrupt func() (resume func())
@@ -32,23 +36,25 @@ func Journal(t *testing.T, start func(t *testing.T) JournalFixture) {
 		name string
 		run  func(t *testing.T, s *journalSuite)
 	}{
-		{"offsets follow the order of the calls", testAppendOrder},
-		{"what is not taken is said at once", testAppendRefused},
-		{"a full buffer refuses", testAppendFull},
-		{"closing the writer waits for what is queued", testWriterClose},
-		{"ensure checks the partition count", testEnsure},
-		{"ranges are read in order", testRead},
-		{"trim keeps the last record", testTrim},
-		{"a reader gets what was and what is appended", testPoll},
-		{"a reader of an empty partition learns that it has caught up", testCaughtUp},
-		{"poll ends in time", testPollTime},
-		{"commits carry the epoch and are where the next one starts", testCommit},
-		{"two members share, and hand over without a hole", testRebalance},
-		{"a slow assign holds up nobody else", testSlowAssign},
-		{"a failed assign is tried again", testFailedAssign},
-		{"an offset out of range stops the partition until it is restarted", testOutOfRange},
-		{"the group confirms its members", testAlive},
-		{"a closed consumer says so", testConsumerClose},
+		{"offsets follow the order of the calls", testJournalAppendOrder},
+		{"what is not taken is said at once", testJournalAppendRefused},
+		{"a full buffer refuses", testJournalAppendFull},
+		{"closing the writer waits for what is queued", testJournalWriterClose},
+		{"ensure checks the partition count", testJournalEnsure},
+		{"ranges are read in order", testJournalRead},
+		{"trim keeps the last record", testJournalTrim},
+		{"a reader gets what was and what is appended", testJournalPoll},
+		{"a reader of an empty partition learns that it has caught up", testJournalCaughtUp},
+		{"poll ends in time", testJournalPollTime},
+		{"commits carry the epoch and are where the next one starts", testJournalCommit},
+		{"two members share, and hand over without a hole", testJournalRebalance},
+		{"a slow assign holds up nobody else", testJournalSlowAssign},
+		{"a failed assign is tried again", testJournalFailedAssign},
+		{"an offset out of range stops the partition until it is restarted", testJournalOutOfRange},
+		{"an outage leaves no hole", testJournalOutage},
+		{"a member that is given up loses its partitions and takes them anew", testJournalLose},
+		{"the group confirms its members", testJournalAlive},
+		{"a closed consumer says so", testJournalConsumerClose},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -115,8 +121,8 @@ func (s *journalSuite) fill(t *testing.T, partition int32, from, to int) {
 	}
 }
 
-// want returns the values that fill appends.
-func want(from, to int) []string {
+// journalValues returns the values that fill appends.
+func journalValues(from, to int) []string {
 	var out []string
 	for i := from; i < to; i++ {
 		out = append(out, fmt.Sprint("v", i))
@@ -124,7 +130,7 @@ func want(from, to int) []string {
 	return out
 }
 
-func testAppendOrder(t *testing.T, s *journalSuite) {
+func testJournalAppendOrder(t *testing.T, s *journalSuite) {
 	const n = 500
 	var outs [2][]<-chan appended
 	for i := range n {
@@ -142,7 +148,7 @@ func testAppendOrder(t *testing.T, s *journalSuite) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want(0, n), recordValues(got)); diff != "" {
+		if diff := cmp.Diff(journalValues(0, n), recordValues(got)); diff != "" {
 			t.Errorf("partition %d holds (-want +got):\n%s", p, diff)
 		}
 	}
@@ -156,7 +162,7 @@ func recordValues(records []journal.Record) []string {
 	return out
 }
 
-func testAppendRefused(t *testing.T, s *journalSuite) {
+func testJournalAppendRefused(t *testing.T, s *journalSuite) {
 	got := <-s.append(s.writer, 0, make([]byte, contracts.MaxRecordBytes+1))
 	if !errors.Is(got.err, journal.ErrTooLarge) {
 		t.Errorf("an oversized record: %v, want %v", got.err, journal.ErrTooLarge)
@@ -172,7 +178,7 @@ func testAppendRefused(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testAppendFull(t *testing.T, s *journalSuite) {
+func testJournalAppendFull(t *testing.T, s *journalSuite) {
 	if s.Interrupt == nil {
 		t.Skip("this log cannot be interrupted")
 	}
@@ -220,7 +226,7 @@ func testAppendFull(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testWriterClose(t *testing.T, s *journalSuite) {
+func testJournalWriterClose(t *testing.T, s *journalSuite) {
 	w, err := s.Writer()
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +253,7 @@ func testWriterClose(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testEnsure(t *testing.T, s *journalSuite) {
+func testJournalEnsure(t *testing.T, s *journalSuite) {
 	if err := s.log.Ensure(s.ctx, s.Partitions); err != nil {
 		t.Errorf("ensure again: %v", err)
 	}
@@ -259,7 +265,7 @@ func testEnsure(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testRead(t *testing.T, s *journalSuite) {
+func testJournalRead(t *testing.T, s *journalSuite) {
 	if start, end, err := s.log.Bounds(s.ctx, 1); err != nil || start != 0 || end != 0 {
 		t.Errorf("bounds of an empty partition: %d, %d, %v", start, end, err)
 	}
@@ -274,11 +280,11 @@ func testRead(t *testing.T, s *journalSuite) {
 		want []string
 		err  error
 	}{
-		{0, 1000, want(0, 250), nil},
-		{0, 1, want(0, 1), nil},
-		{17, 5, want(17, 22), nil},
-		{90, 20, want(90, 110), nil},
-		{249, 5, want(249, 250), nil},
+		{0, 1000, journalValues(0, 250), nil},
+		{0, 1, journalValues(0, 1), nil},
+		{17, 5, journalValues(17, 22), nil},
+		{90, 20, journalValues(90, 110), nil},
+		{249, 5, journalValues(249, 250), nil},
 		{250, 5, nil, nil},
 		{251, 5, nil, journal.ErrOutOfRange},
 	} {
@@ -295,7 +301,7 @@ func testRead(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testTrim(t *testing.T, s *journalSuite) {
+func testJournalTrim(t *testing.T, s *journalSuite) {
 	if err := s.log.Trim(s.ctx, 0, 10); err != nil {
 		t.Errorf("trim an empty partition: %v", err)
 	}
@@ -311,7 +317,7 @@ func testTrim(t *testing.T, s *journalSuite) {
 	if _, err := s.log.Read(s.ctx, 0, 18, 10); !errors.Is(err, journal.ErrOutOfRange) {
 		t.Errorf("read what was trimmed: %v", err)
 	}
-	if got, err := s.log.Read(s.ctx, 0, 19, 10); err != nil || !slices.Equal(recordValues(got), want(19, 20)) {
+	if got, err := s.log.Read(s.ctx, 0, 19, 10); err != nil || !slices.Equal(recordValues(got), journalValues(19, 20)) {
 		t.Errorf("read what was kept: %v, %v", recordValues(got), err)
 	}
 }

@@ -15,28 +15,28 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
-func testPoll(t *testing.T, s *journalSuite) {
+func testJournalPoll(t *testing.T, s *journalSuite) {
 	s.fill(t, 0, 0, 300)
 	s.fill(t, 1, 0, 3)
-	r := newReader(t, s.JournalFixture, "g")
+	r := newJournalReader(t, s.JournalFixture, "g")
 	r.waitNext(0, 300)
 	r.waitNext(1, 3)
 	for i := 300; i < 320; i++ {
 		s.fill(t, 0, i, i+1)
 		r.waitNext(0, int64(i+1))
 	}
-	if diff := cmp.Diff(want(0, 320), r.values(0)); diff != "" {
+	if diff := cmp.Diff(journalValues(0, 320), r.values(0)); diff != "" {
 		t.Errorf("partition 0 (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(want(0, 3), r.values(1)); diff != "" {
+	if diff := cmp.Diff(journalValues(0, 3), r.values(1)); diff != "" {
 		t.Errorf("partition 1 (-want +got):\n%s", diff)
 	}
 	r.wait("the log's end", func() bool { return r.ends[0] == 320 && r.ends[1] == 3 })
 }
 
-func testCaughtUp(t *testing.T, s *journalSuite) {
+func testJournalCaughtUp(t *testing.T, s *journalSuite) {
 	s.fill(t, 1, 0, 5)
-	r := newReader(t, s.JournalFixture, "g", func(r *reader) {
+	r := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) {
 		r.start = func(_ context.Context, partition int32, _ *journal.Commit) (int64, error) {
 			if partition == 1 {
 				return 5, nil
@@ -52,20 +52,20 @@ func testCaughtUp(t *testing.T, s *journalSuite) {
 	}
 }
 
-// idle is an owner that starts at the commits or at 0 and commits nothing.
-type idle struct{}
+// idleOwner is an owner that starts at the commits or at 0 and commits nothing.
+type idleOwner struct{}
 
-func (idle) Assign(_ context.Context, _ int32, c *journal.Commit) (int64, error) {
+func (idleOwner) Assign(_ context.Context, _ int32, c *journal.Commit) (int64, error) {
 	if c != nil {
 		return c.Offset, nil
 	}
 	return 0, nil
 }
-func (idle) Revoke(context.Context, []int32) {}
-func (idle) Lose([]int32)                    {}
+func (idleOwner) Revoke(context.Context, []int32) {}
+func (idleOwner) Lose([]int32)                    {}
 
-func testPollTime(t *testing.T, s *journalSuite) {
-	c, err := s.Consumer("g", idle{})
+func testJournalPollTime(t *testing.T, s *journalSuite) {
+	c, err := s.Consumer(s.Groups+"g", idleOwner{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,12 +101,12 @@ func closeConsumer(t *testing.T, c journal.Consumer) {
 	}
 }
 
-func testCommit(t *testing.T, s *journalSuite) {
-	if got, err := s.log.Committed(s.ctx, "g"); err != nil || len(got) != 0 {
+func testJournalCommit(t *testing.T, s *journalSuite) {
+	if got, err := s.log.Committed(s.ctx, s.Groups+"g"); err != nil || len(got) != 0 {
 		t.Errorf("commits of a group that never was: %v, %v", got, err)
 	}
 	s.fill(t, 0, 0, 10)
-	first := newReader(t, s.JournalFixture, "g", func(r *reader) { r.epoch = 7 })
+	first := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) { r.epoch = 7 })
 	first.waitNext(0, 10)
 	first.waitOwned(s.Partitions)
 	first.mu.Lock()
@@ -119,7 +119,7 @@ func testCommit(t *testing.T, s *journalSuite) {
 	if err := first.consumer.Commit(s.ctx, map[int32]journal.Commit{0: {Offset: 4, Epoch: 6}}); err != nil {
 		t.Errorf("commit: %v", err)
 	}
-	got, err := s.log.Committed(s.ctx, "g")
+	got, err := s.log.Committed(s.ctx, s.Groups+"g")
 	if diff := cmp.Diff(map[int32]journal.Commit{0: {Offset: 4, Epoch: 6}}, got); diff != "" || err != nil {
 		t.Errorf("committed (%v) (-want +got):\n%s", err, diff)
 	}
@@ -129,9 +129,9 @@ func testCommit(t *testing.T, s *journalSuite) {
 	}
 
 	s.fill(t, 0, 10, 12)
-	second := newReader(t, s.JournalFixture, "g")
+	second := newJournalReader(t, s.JournalFixture, "g")
 	second.waitNext(0, 12)
-	if diff := cmp.Diff(want(10, 12), second.values(0)); diff != "" {
+	if diff := cmp.Diff(journalValues(10, 12), second.values(0)); diff != "" {
 		t.Errorf("the second member read (-want +got):\n%s", diff)
 	}
 	second.mu.Lock()
@@ -141,7 +141,7 @@ func testCommit(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testRebalance(t *testing.T, s *journalSuite) {
+func testJournalRebalance(t *testing.T, s *journalSuite) {
 	// Records are appended all the time, while members come and go.
 	var stop atomic.Bool
 	counts := make(chan []int, 1)
@@ -158,7 +158,7 @@ func testRebalance(t *testing.T, s *journalSuite) {
 		counts <- count
 	}()
 	t.Cleanup(func() { stop.Store(true) })
-	moved := func(r *reader) {
+	moved := func(r *journalReader) {
 		r.wait("records from every partition it owns", func() bool {
 			for p := range r.owned {
 				if len(r.read[p]) == 0 {
@@ -169,10 +169,10 @@ func testRebalance(t *testing.T, s *journalSuite) {
 		})
 	}
 
-	a := newReader(t, s.JournalFixture, "g")
+	a := newJournalReader(t, s.JournalFixture, "g")
 	a.waitOwned(s.Partitions)
 	moved(a)
-	b := newReader(t, s.JournalFixture, "g")
+	b := newJournalReader(t, s.JournalFixture, "g")
 	b.wait("its share", func() bool { return len(b.owned) > 0 && len(b.owned) < s.Partitions })
 	moved(b)
 	a.mu.Lock()
@@ -185,7 +185,7 @@ func testRebalance(t *testing.T, s *journalSuite) {
 	a.close()
 	b.waitOwned(s.Partitions)
 	moved(b)
-	c := newReader(t, s.JournalFixture, "g")
+	c := newJournalReader(t, s.JournalFixture, "g")
 	c.wait("its share", func() bool { return len(c.owned) > 0 })
 	moved(c)
 	c.close()
@@ -201,7 +201,7 @@ func testRebalance(t *testing.T, s *journalSuite) {
 	for p, n := range count {
 		// Each one continues exactly where the one before had committed, so every record was read once, by one of them.
 		seen := make(map[string]int)
-		for _, r := range []*reader{a, b, c} {
+		for _, r := range []*journalReader{a, b, c} {
 			for _, v := range r.values(int32(p)) {
 				seen[v]++
 			}
@@ -212,7 +212,7 @@ func testRebalance(t *testing.T, s *journalSuite) {
 			}
 		}
 	}
-	for _, r := range []*reader{a, b, c} {
+	for _, r := range []*journalReader{a, b, c} {
 		for _, what := range r.told {
 			if what[:4] == "lose" {
 				t.Errorf("a member was told %q", what)
@@ -221,12 +221,12 @@ func testRebalance(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testSlowAssign(t *testing.T, s *journalSuite) {
+func testJournalSlowAssign(t *testing.T, s *journalSuite) {
 	s.fill(t, 0, 0, 3)
 	s.fill(t, 1, 0, 3)
 	var ended atomic.Bool
 	release := make(chan struct{})
-	r := newReader(t, s.JournalFixture, "g", func(r *reader) {
+	r := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) {
 		r.start = func(ctx context.Context, partition int32, _ *journal.Commit) (int64, error) {
 			if partition != 0 {
 				return 0, nil
@@ -244,13 +244,13 @@ func testSlowAssign(t *testing.T, s *journalSuite) {
 	r.waitOwned(s.Partitions - 1)
 	close(release)
 	r.waitNext(0, 3)
-	if diff := cmp.Diff(want(1, 3), r.values(0)); diff != "" {
+	if diff := cmp.Diff(journalValues(1, 3), r.values(0)); diff != "" {
 		t.Errorf("partition 0 (-want +got):\n%s", diff)
 	}
 	r.close()
 
 	release = make(chan struct{})
-	again := newReader(t, s.JournalFixture, "g", func(n *reader) { n.start = r.start })
+	again := newJournalReader(t, s.JournalFixture, "g", func(n *journalReader) { n.start = r.start })
 	again.waitOwned(s.Partitions - 1)
 	again.close()
 	if !ended.Load() {
@@ -263,10 +263,10 @@ func testSlowAssign(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testFailedAssign(t *testing.T, s *journalSuite) {
+func testJournalFailedAssign(t *testing.T, s *journalSuite) {
 	s.fill(t, 0, 0, 3)
 	var tries atomic.Int32
-	r := newReader(t, s.JournalFixture, "g", func(r *reader) {
+	r := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) {
 		r.start = func(_ context.Context, partition int32, _ *journal.Commit) (int64, error) {
 			if partition == 0 && tries.Add(1) < 3 {
 				return 0, errors.New("the store is away")
@@ -280,7 +280,7 @@ func testFailedAssign(t *testing.T, s *journalSuite) {
 	}
 }
 
-func testOutOfRange(t *testing.T, s *journalSuite) {
+func testJournalOutOfRange(t *testing.T, s *journalSuite) {
 	s.fill(t, 0, 0, 20)
 	s.fill(t, 1, 0, 2)
 	if err := s.log.Trim(s.ctx, 0, 10); err != nil {
@@ -293,7 +293,7 @@ func testOutOfRange(t *testing.T, s *journalSuite) {
 		t.Run(tt.name, func(t *testing.T) {
 			var restarted atomic.Bool
 			restart := make(chan struct{})
-			r := newReader(t, s.JournalFixture, "g-"+fmt.Sprint(tt.start), func(r *reader) {
+			r := newJournalReader(t, s.JournalFixture, "g-"+fmt.Sprint(tt.start), func(r *journalReader) {
 				r.start = func(_ context.Context, partition int32, _ *journal.Commit) (int64, error) {
 					switch {
 					case partition != 0:
@@ -323,16 +323,66 @@ func testOutOfRange(t *testing.T, s *journalSuite) {
 			}
 			close(restart)
 			r.wait("what is behind the restart", func() bool { return len(r.read[0]) >= 10 })
-			if diff := cmp.Diff(want(10, 20), r.values(0)); diff != "" {
+			if diff := cmp.Diff(journalValues(10, 20), r.values(0)); diff != "" {
 				t.Errorf("after the restart (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-func testAlive(t *testing.T, s *journalSuite) {
+func testJournalOutage(t *testing.T, s *journalSuite) {
+	if s.Interrupt == nil {
+		t.Skip("this log cannot be interrupted")
+	}
+	s.fill(t, 0, 0, 50)
+	r := newJournalReader(t, s.JournalFixture, "g")
+	r.waitNext(0, 50)
+	resume := s.Interrupt()
+	var outs []<-chan appended
+	for i := 50; i < 100; i++ {
+		outs = append(outs, s.append(s.writer, 0, fmt.Appendf(nil, "v%d", i)))
+	}
+	resume()
+	for _, out := range outs {
+		if got := <-out; got.err != nil {
+			t.Fatal(got.err)
+		}
+	}
+	r.waitNext(0, 100)
+	if diff := cmp.Diff(journalValues(0, 100), r.values(0)); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
+	}
+}
+
+func testJournalLose(t *testing.T, s *journalSuite) {
+	if s.Interrupt == nil {
+		t.Skip("this log cannot be interrupted")
+	}
+	s.fill(t, 0, 0, 10)
+	r := newJournalReader(t, s.JournalFixture, "g")
+	r.waitNext(0, 10)
+	r.waitOwned(s.Partitions)
+	resume := s.Interrupt()
+	over := time.NewTimer(s.SessionTimeout * 3 / 2)
+	defer over.Stop()
+	<-over.C
+	resume()
+	r.wait("the loss", func() bool { return slices.Contains(r.told, "lose 0") })
+	r.waitOwned(s.Partitions)
+	s.fill(t, 0, 10, 20)
+	r.waitNext(0, 20)
+	// Nothing was committed, so it has begun at the start again.
+	if diff := cmp.Diff(append(journalValues(0, 10), journalValues(0, 20)...), r.values(0)); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
+	}
+	if got, err := s.log.Committed(s.ctx, s.Groups+"g"); err != nil || len(got) != 0 {
+		t.Errorf("committed: %v, %v", got, err)
+	}
+}
+
+func testJournalAlive(t *testing.T, s *journalSuite) {
 	began := time.Now()
-	r := newReader(t, s.JournalFixture, "g")
+	r := newJournalReader(t, s.JournalFixture, "g")
 	if at := r.consumer.Alive(); !at.IsZero() && at.Before(began) {
 		t.Errorf("alive since %v, before it was made", began.Sub(at))
 	}
@@ -375,8 +425,8 @@ func awaitAlive(t *testing.T, c journal.Consumer, after time.Time) time.Time {
 	}
 }
 
-func testConsumerClose(t *testing.T, s *journalSuite) {
-	r := newReader(t, s.JournalFixture, "g", func(r *reader) { r.epoch = contracts.Epoch(3) })
+func testJournalConsumerClose(t *testing.T, s *journalSuite) {
+	r := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) { r.epoch = contracts.Epoch(3) })
 	r.waitOwned(s.Partitions)
 	r.close()
 	r.mu.Lock()
@@ -390,7 +440,7 @@ func testConsumerClose(t *testing.T, s *journalSuite) {
 	if err := r.consumer.Close(); err != nil {
 		t.Errorf("second close: %v", err)
 	}
-	never, err := s.Consumer("g", idle{})
+	never, err := s.Consumer(s.Groups+"g", idleOwner{})
 	if err != nil {
 		t.Fatal(err)
 	}

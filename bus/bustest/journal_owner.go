@@ -15,9 +15,9 @@ import (
 // journalPatience bounds every wait of the suite.
 const journalPatience = 30 * time.Second
 
-// reader is a member of a group that polls on a goroutine of its own, remembers what it was told and read, and commits
+// journalReader is a member of a group that polls on a goroutine of its own, remembers what it was told and read, and commits
 // what it has read when it is revoked. It fails its test when a promise of Owner or Consumer is broken.
-type reader struct {
+type journalReader struct {
 	t        *testing.T
 	consumer journal.Consumer
 	epoch    contracts.Epoch // of its commits
@@ -38,10 +38,10 @@ type reader struct {
 	told    []string
 }
 
-// newReader starts a reader that begins at its group's commits, else at 0.
-func newReader(t *testing.T, f JournalFixture, group string, opts ...func(*reader)) *reader {
+// newJournalReader starts a reader that begins at its group's commits, else at 0.
+func newJournalReader(t *testing.T, f JournalFixture, group string, opts ...func(*journalReader)) *journalReader {
 	t.Helper()
-	r := &reader{
+	r := &journalReader{
 		t: t, done: make(chan struct{}), changed: make(chan struct{}), epoch: 1,
 		owned: make(map[int32]bool), given: make(map[int32]*journal.Commit), next: make(map[int32]int64),
 		ends: make(map[int32]int64), read: make(map[int32][]journal.Record), errs: make(map[int32]error),
@@ -56,7 +56,7 @@ func newReader(t *testing.T, f JournalFixture, group string, opts ...func(*reade
 		o(r)
 	}
 	var err error
-	if r.consumer, err = f.Consumer(group, r); err != nil {
+	if r.consumer, err = f.Consumer(f.Groups+group, r); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -67,7 +67,7 @@ func newReader(t *testing.T, f JournalFixture, group string, opts ...func(*reade
 }
 
 // run polls until ctx ends.
-func (r *reader) run(ctx context.Context) {
+func (r *journalReader) run(ctx context.Context) {
 	defer close(r.done)
 	for ctx.Err() == nil {
 		if r.between != nil {
@@ -89,7 +89,7 @@ func (r *reader) run(ctx context.Context) {
 }
 
 // take remembers a batch. Under r.mu.
-func (r *reader) take(b journal.Batch) {
+func (r *journalReader) take(b journal.Batch) {
 	if !r.owned[b.Partition] {
 		r.t.Errorf("batch of partition %d, which is not owned", b.Partition)
 		return
@@ -112,7 +112,7 @@ func (r *reader) take(b journal.Batch) {
 }
 
 // Assign implements journal.Owner.
-func (r *reader) Assign(ctx context.Context, partition int32, committed *journal.Commit) (int64, error) {
+func (r *journalReader) Assign(ctx context.Context, partition int32, committed *journal.Commit) (int64, error) {
 	start, err := r.start(ctx, partition, committed)
 	if err != nil {
 		return 0, err
@@ -128,7 +128,7 @@ func (r *reader) Assign(ctx context.Context, partition int32, committed *journal
 }
 
 // Revoke implements journal.Owner.
-func (r *reader) Revoke(ctx context.Context, partitions []int32) {
+func (r *journalReader) Revoke(ctx context.Context, partitions []int32) {
 	commits := make(map[int32]journal.Commit)
 	r.update(func() {
 		r.giveUp("revoke", partitions)
@@ -136,18 +136,18 @@ func (r *reader) Revoke(ctx context.Context, partitions []int32) {
 			commits[p] = journal.Commit{Offset: r.next[p], Epoch: r.epoch}
 		}
 	})
-	if err := r.consumer.Commit(context.WithoutCancel(ctx), commits); err != nil {
+	if err := r.consumer.Commit(ctx, commits); err != nil {
 		r.t.Errorf("commit on revoke: %v", err)
 	}
 }
 
 // Lose implements journal.Owner.
-func (r *reader) Lose(partitions []int32) {
+func (r *journalReader) Lose(partitions []int32) {
 	r.update(func() { r.giveUp("lose", partitions) })
 }
 
 // giveUp is what Revoke and Lose have in common. Under r.mu.
-func (r *reader) giveUp(what string, partitions []int32) {
+func (r *journalReader) giveUp(what string, partitions []int32) {
 	if r.working {
 		r.t.Errorf("%s while the reader works on a batch", what)
 	}
@@ -161,7 +161,7 @@ func (r *reader) giveUp(what string, partitions []int32) {
 }
 
 // update runs f under r.mu and wakes who waits.
-func (r *reader) update(f func()) {
+func (r *journalReader) update(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f()
@@ -170,7 +170,7 @@ func (r *reader) update(f func()) {
 }
 
 // wait waits until cond, which is called under r.mu, holds.
-func (r *reader) wait(what string, cond func() bool) {
+func (r *journalReader) wait(what string, cond func() bool) {
 	r.t.Helper()
 	timeout := time.After(journalPatience)
 	for {
@@ -190,19 +190,19 @@ func (r *reader) wait(what string, cond func() bool) {
 }
 
 // waitOwned waits until the reader owns exactly n partitions.
-func (r *reader) waitOwned(n int) {
+func (r *journalReader) waitOwned(n int) {
 	r.t.Helper()
 	r.wait(fmt.Sprintf("%d partitions", n), func() bool { return len(r.owned) == n })
 }
 
 // waitNext waits until the reader has read a partition up to an offset.
-func (r *reader) waitNext(partition int32, offset int64) {
+func (r *journalReader) waitNext(partition int32, offset int64) {
 	r.t.Helper()
 	r.wait(fmt.Sprintf("offset %d of partition %d", offset, partition), func() bool { return r.next[partition] >= offset })
 }
 
 // values returns what was read of a partition.
-func (r *reader) values(partition int32) []string {
+func (r *journalReader) values(partition int32) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []string
@@ -213,13 +213,13 @@ func (r *reader) values(partition int32) []string {
 }
 
 // halt ends the polling, without leaving the group.
-func (r *reader) halt() {
+func (r *journalReader) halt() {
 	r.stop()
 	<-r.done
 }
 
 // close ends the polling and leaves the group.
-func (r *reader) close() {
+func (r *journalReader) close() {
 	r.halt()
 	if err := r.consumer.Close(); err != nil {
 		r.t.Errorf("close consumer: %v", err)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
@@ -53,7 +54,12 @@ func StartKafka(cfg KafkaConfig) (*Kafka, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	k := &Kafka{cfg: cfg, gate: &gate{conns: make(map[net.Conn]struct{})}}
-	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.ListenFn(k.gate.listen), kfake.WithLogger(kafkaLog{cfg.Log})}
+	opts := []kfake.Opt{
+		kfake.NumBrokers(1),
+		kfake.ListenFn(k.gate.listen),
+		kfake.GroupMinSessionTimeout(100 * time.Millisecond), // so that tests need not wait for it
+		kfake.WithLogger(kafkaLog{cfg.Log}),
+	}
 	if cfg.Dir != "" {
 		// A clean stop writes down who was in the groups. All of them were in this process or cannot find its new port:
 		// they would only hold their partitions until their sessions end.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -102,7 +103,8 @@ func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error
 	all := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID(c.ClientID),
-		kgo.WithLogger(clientLog{log}),
+		kgo.WithLogger(&clientLog{log: log, said: make(map[string]time.Time)}),
+		kgo.DisableClientMetrics(),
 		kgo.DialTimeout(5 * time.Second),
 		// The topic may be made after this client, and leaders move: look again soon.
 		kgo.MetadataMinAge(250 * time.Millisecond),
@@ -128,13 +130,29 @@ func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error
 	return cl, nil
 }
 
-// clientLog passes the client's warnings and errors on. What it calls information is said at every rebalance and
-// metadata update.
-type clientLog struct{ log *slog.Logger }
+// clientLog passes the client's warnings and errors on, each message once in saidAgain: while a broker is away, every try
+// to reach it is one. What the client calls information is said at every rebalance and metadata update.
+type clientLog struct {
+	log *slog.Logger
 
-func (l clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+	mu   sync.Mutex // guards said
+	said map[string]time.Time
+}
 
-func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+const saidAgain = 5 * time.Second
+
+func (l *clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+func (l *clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	l.mu.Lock()
+	again := time.Since(l.said[msg]) < saidAgain
+	if !again {
+		l.said[msg] = time.Now()
+	}
+	l.mu.Unlock()
+	if again {
+		return
+	}
 	to := slog.LevelWarn
 	if level == kgo.LogLevelError {
 		to = slog.LevelError

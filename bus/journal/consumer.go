@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,7 +21,10 @@ import (
 // Bounds of a KafkaConsumer.
 const (
 	maxPollRecords = 4096
-	leaveTimeout   = 5 * time.Second
+	revokeTimeout  = 5 * time.Second // for Owner.Revoke, and to leave the group
+	// fetchWait is how long the broker holds a fetch when there is nothing new. Records end it at once; but a partition
+	// that is taken up waits for it, and after one was given up all do: the next fetch stands behind it on the connection.
+	fetchWait = 100 * time.Millisecond
 )
 
 // KafkaConsumer is a Consumer on Kafka, made of two clients. One is a member of the group and reads nothing: it says
@@ -71,9 +76,10 @@ func NewConsumer(cfg Config, group string, owner Owner, log *slog.Logger) (*Kafk
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	var err error
 	c.reader, err = cfg.newClient(c.log,
+		kgo.WithContext(c.ctx),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMinBytes(1),
-		kgo.FetchMaxWait(5*time.Second),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.FetchMaxBytes(8<<20),
 		kgo.FetchMaxPartitionBytes(1<<20),
 	)
@@ -82,6 +88,7 @@ func NewConsumer(cfg Config, group string, owner Owner, log *slog.Logger) (*Kafk
 		return nil, err
 	}
 	c.member, err = cfg.newClient(c.log,
+		kgo.WithContext(c.ctx),
 		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(c.topic),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -144,11 +151,11 @@ func (c *KafkaConsumer) Poll(ctx context.Context, wait time.Duration) ([]Batch, 
 		if c.isClosed() {
 			return nil, ErrClosed
 		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		c.handle(ctx)
 		if len(c.out) == 0 {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
 			c.read(ctx, deadline)
 		}
 		if len(c.out) > 0 {
@@ -305,7 +312,7 @@ func (c *KafkaConsumer) Close() error {
 
 	c.polling.Lock()
 	defer c.polling.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 	defer cancel()
 	left := make(chan error, 1)
 	go func() {
@@ -317,6 +324,10 @@ func (c *KafkaConsumer) Close() error {
 		gone = c.handleClosing(ctx)
 	}
 	err := <-left
+	if held := c.giveUp(slices.Collect(maps.Keys(c.parts))); len(held) > 0 {
+		c.owner.Lose(held) // the group was not to be reached
+	}
+	c.parts = nil
 	c.cancel()
 	c.member.Close()
 	c.reader.Close()

@@ -60,7 +60,8 @@ type Owner interface {
 	// Revoke or Lose is called. ctx ends when the partition is taken away again. An error other than ctx's makes
 	// the consumer give the partition another try a moment later.
 	Assign(ctx context.Context, partition int32, committed *Commit) (start int64, err error)
-	// Revoke says that the partitions go to another consumer when it returns: commit now.
+	// Revoke says that the partitions go to another consumer when it returns: commit now. ctx gives it five seconds,
+	// whatever becomes of Poll's.
 	Revoke(ctx context.Context, partitions []int32)
 	// Lose says that the partitions went to another consumer some time ago: nothing of them may be committed.
 	Lose(partitions []int32)

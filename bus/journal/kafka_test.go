@@ -25,8 +25,9 @@ func fixture(t *testing.T, cfg journal.Config) bustest.JournalFixture {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	cfg.Partitions = partitions
 	return bustest.JournalFixture{
-		Partitions: cfg.Partitions,
-		Writer:     func() (journal.Writer, error) { return journal.NewWriter(cfg, log) },
+		Partitions:     cfg.Partitions,
+		SessionTimeout: cfg.SessionTimeout,
+		Writer:         func() (journal.Writer, error) { return journal.NewWriter(cfg, log) },
 		Consumer: func(group string, owner journal.Owner) (journal.Consumer, error) {
 			return journal.NewConsumer(cfg, group, owner, log)
 		},
@@ -51,7 +52,7 @@ func startKafka(t testing.TB, cfg embedded.KafkaConfig) *embedded.Kafka {
 func TestJournalEmbedded(t *testing.T) {
 	bustest.Journal(t, func(t *testing.T) bustest.JournalFixture {
 		k := startKafka(t, embedded.KafkaConfig{})
-		f := fixture(t, journal.Config{Brokers: k.Addrs(), SessionTimeout: 6 * time.Second, Class: k.Class()})
+		f := fixture(t, journal.Config{Brokers: k.Addrs(), SessionTimeout: time.Second, Class: k.Class()})
 		f.Interrupt = func() func() {
 			k.Interrupt()
 			return k.Resume
@@ -70,14 +71,7 @@ func TestJournalReal(t *testing.T) {
 	bustest.Journal(t, func(t *testing.T) bustest.JournalFixture {
 		names := contracts.Names{Prefix: fmt.Sprintf("test-%d-%d", time.Now().UnixNano(), installations.Add(1))}
 		f := fixture(t, journal.Config{Brokers: strings.Split(brokers, ","), Names: names, SessionTimeout: 6 * time.Second, Linger: time.Millisecond})
-		f.Consumer = inInstallation(f.Consumer, names)
+		f.Groups = names.Prefix + "-"
 		return f
 	})
-}
-
-// inInstallation keeps the groups of installations apart, as contracts.Names does.
-func inInstallation(consumer func(string, journal.Owner) (journal.Consumer, error), names contracts.Names) func(string, journal.Owner) (journal.Consumer, error) {
-	return func(group string, owner journal.Owner) (journal.Consumer, error) {
-		return consumer(names.Prefix+group, owner)
-	}
 }

@@ -41,7 +41,8 @@ type KafkaLog struct {
 // NewLog returns a Log on the topic of cfg. It does not wait for the brokers.
 func NewLog(cfg Config, log *slog.Logger) (*KafkaLog, error) {
 	cfg = cfg.withDefaults()
-	cl, err := cfg.newClient(log)
+	// Metadata is asked for where it is needed and not answered from memory: Ensure waits for a change in it.
+	cl, err := cfg.newClient(log, kgo.MetadataMinAge(10*time.Millisecond))
 	if err != nil {
 		return nil, err
 	}
@@ -56,16 +57,15 @@ func (l *KafkaLog) Close() error {
 
 // Ensure implements Log. It tries until ctx ends while the brokers do not answer or are not complete.
 func (l *KafkaLog) Ensure(ctx context.Context, partitions int) error {
-	for {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		err := l.ensure(ctx, partitions)
-		var ke *kerr.Error
 		switch {
 		case err == nil:
 			return nil
-		case errors.As(err, &ke) && !ke.Retriable && ke != kerr.InvalidReplicationFactor, errors.Is(err, errPartitions):
+		case !transient(err) && !errors.Is(err, kerr.InvalidReplicationFactor), errors.Is(err, errPartitions):
 			return fmt.Errorf("ensure topic %s: %w", l.topic, err)
 		}
-		if pause(ctx, 200*time.Millisecond) != nil {
+		if pause(ctx, wait) != nil {
 			return fmt.Errorf("ensure topic %s: %w (last: %w)", l.topic, context.Cause(ctx), err)
 		}
 	}
@@ -163,7 +163,10 @@ func (l *KafkaLog) forgetLeaders() {
 
 // Bounds implements Log.
 func (l *KafkaLog) Bounds(ctx context.Context, partition int32) (start, end int64, err error) {
-	start, end, err = bounds(ctx, l.cl, l.topic, partition)
+	err = retry(ctx, func() error {
+		start, end, err = bounds(ctx, l.cl, l.topic, partition)
+		return err
+	})
 	if err != nil {
 		return 0, 0, fmt.Errorf("bounds of partition %d: %w", partition, err)
 	}
@@ -176,25 +179,22 @@ func (l *KafkaLog) Read(ctx context.Context, partition int32, from int64, max in
 		out   []Record
 		bytes int
 		next  = from
-		fails int
 	)
 	for len(out) < max && bytes < maxReadBytes {
-		p, err := l.fetch(ctx, partition, next)
+		var p kgo.FetchPartition
+		err := retry(ctx, func() (err error) {
+			if p, err = l.fetch(ctx, partition, next); err != nil {
+				l.forgetLeaders()
+			}
+			return err
+		})
 		switch {
 		case errors.Is(err, ErrOutOfRange) && len(out) > 0:
 			return out, nil // trimmed meanwhile; the next Read says so
 		case errors.Is(err, ErrOutOfRange):
 			return nil, fmt.Errorf("read partition %d from %d: %w", partition, next, ErrOutOfRange)
 		case err != nil:
-			l.forgetLeaders()
-			var ke *kerr.Error
-			if fails++; fails > 5 || errors.As(err, &ke) && !ke.Retriable {
-				return nil, fmt.Errorf("read partition %d from %d: %w", partition, next, err)
-			}
-			if perr := pause(ctx, time.Duration(fails)*50*time.Millisecond); perr != nil {
-				return nil, fmt.Errorf("read partition %d from %d: %w (last: %w)", partition, next, perr, err)
-			}
-			continue
+			return nil, fmt.Errorf("read partition %d from %d: %w", partition, next, err)
 		}
 		before := next
 		for _, r := range p.Records {
@@ -253,7 +253,12 @@ func (l *KafkaLog) fetch(ctx context.Context, partition int32, from int64) (p kg
 
 // Committed implements Log.
 func (l *KafkaLog) Committed(ctx context.Context, group string) (map[int32]Commit, error) {
-	return committed(ctx, l.adm, group, l.topic)
+	var out map[int32]Commit
+	err := retry(ctx, func() (err error) {
+		out, err = committed(ctx, l.adm, group, l.topic)
+		return err
+	})
+	return out, err
 }
 
 // Trim implements Log.
@@ -267,10 +272,13 @@ func (l *KafkaLog) Trim(ctx context.Context, partition int32, before int64) erro
 	}
 	var to kadm.Offsets
 	to.AddOffset(l.topic, partition, before, -1)
-	resp, err := l.adm.DeleteRecords(ctx, to)
-	if err == nil {
-		err = resp.Error()
-	}
+	err = retry(ctx, func() error {
+		resp, err := l.adm.DeleteRecords(ctx, to)
+		if err != nil {
+			return err
+		}
+		return resp.Error()
+	})
 	if err != nil {
 		return fmt.Errorf("trim partition %d below %d: %w", partition, before, err)
 	}
@@ -282,11 +290,14 @@ func (l *KafkaLog) Durability(ctx context.Context) (Durability, error) {
 	if l.cfg.Class != "" {
 		return l.cfg.Class, nil
 	}
-	detail, err := l.describe(ctx)
-	if err != nil {
-		return "", fmt.Errorf("durability of topic %s: %w", l.topic, err)
-	}
-	configs, err := l.configs(ctx)
+	var detail kadm.TopicDetail
+	var configs map[string]string
+	err := retry(ctx, func() (err error) {
+		if detail, err = l.describe(ctx); err == nil {
+			configs, err = l.configs(ctx)
+		}
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("durability of topic %s: %w", l.topic, err)
 	}
@@ -320,6 +331,30 @@ func (l *KafkaLog) configs(ctx context.Context) (map[string]string, error) {
 		out[c.Key] = c.MaybeValue()
 	}
 	return out, nil
+}
+
+// transient reports whether a failed request may succeed later.
+func transient(err error) bool {
+	var ke *kerr.Error
+	if errors.As(err, &ke) {
+		return ke.Retriable
+	}
+	return !errors.Is(err, ErrOutOfRange) && !errors.Is(err, kgo.ErrClientClosed) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// retry calls f a few times, within about half a second, while its error is transient: leaders move and connections
+// break.
+func retry(ctx context.Context, f func() error) error {
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		err := f()
+		if err == nil || !transient(err) || wait > 200*time.Millisecond {
+			return err
+		}
+		if pause(ctx, wait) != nil {
+			return err
+		}
+	}
 }
 
 // bounds asks the leader for a partition's first offset and the one behind its last.

@@ -90,7 +90,14 @@ func (c *KafkaConsumer) postAndWait(kind eventKind, partitions []int32) {
 	}
 }
 
-// handle deals with the events that are there. ctx is for Revoke.
+// revoke tells Owner, who still has time to commit when ctx, the poller's, ends.
+func (c *KafkaConsumer) revoke(ctx context.Context, partitions []int32) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	c.owner.Revoke(ctx, partitions)
+}
+
+// handle deals with the events that are there.
 func (c *KafkaConsumer) handle(ctx context.Context) (gone bool) {
 	c.mu.Lock()
 	events := c.events
@@ -105,7 +112,7 @@ func (c *KafkaConsumer) handle(ctx context.Context) (gone bool) {
 			}
 		case revoked:
 			if ps := c.giveUp(e.partitions); len(ps) > 0 {
-				c.owner.Revoke(ctx, ps)
+				c.revoke(ctx, ps)
 			}
 			c.disown(e.partitions)
 		case lost:

@@ -53,7 +53,7 @@ func NewWriter(cfg Config, log *slog.Logger) (*KafkaWriter, error) {
 		kgo.ProducerLinger(cfg.Linger),
 		// The client gives a record up only where it knows that it is not in flight; it then gives up all that is queued
 		// behind it. The rest is reported by expire, in time.
-		kgo.RecordDeliveryTimeout(cfg.DeliveryTimeout*9/10),
+		kgo.RecordDeliveryTimeout(max(cfg.DeliveryTimeout*9/10, time.Second)),
 		kgo.ProduceRequestTimeout(5*time.Second),
 		kgo.UnknownTopicRetries(-1),
 	)
