@@ -1,0 +1,162 @@
+//go:build !lean
+
+package fanout_test
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/parley-chat/parley/bus/bustest"
+	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/contracts"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func connect(t testing.TB, url string) redis.UniversalClient {
+	t.Helper()
+	client, err := fanout.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+func server(t testing.TB) *embedded.Redis {
+	t.Helper()
+	r, err := embedded.StartRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// realURL is a Redis server, or with a comma a cluster, for tests only; each test uses a prefix of its own.
+func realURL(t testing.TB) string {
+	url := os.Getenv("PARLEY_TEST_REDIS_URL")
+	if url == "" {
+		t.Skip("PARLEY_TEST_REDIS_URL is not set")
+	}
+	return url
+}
+
+func fresh() contracts.Names { return contracts.Names{Prefix: "test-" + rand.Text()} }
+
+func fixture(t *testing.T, url string) bustest.FanoutFixture {
+	client, names := connect(t, url), fresh()
+	return bustest.FanoutFixture{
+		Publisher: fanout.NewPublisher(client, names),
+		Subscriber: func(node contracts.NodeID, r fanout.Receiver) fanout.Subscriber {
+			s := fanout.NewSubscriber(client, names, node, r, quiet)
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return s
+		},
+	}
+}
+
+// proxied is a fixture whose server can be played away.
+func proxied(t *testing.T, url string) bustest.FanoutFixture {
+	opt, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := bustest.NewProxy(t, opt.Addr)
+	f := fixture(t, strings.Replace(url, opt.Addr, p.Addr(), 1))
+	f.Interrupt, f.Resume, f.Stall = p.Interrupt, p.Resume, p.Stall
+	return f
+}
+
+func TestEmbedded(t *testing.T) {
+	r := server(t)
+	bustest.Fanout(t, func(t *testing.T) bustest.FanoutFixture { return proxied(t, r.URL()) })
+}
+
+// The server itself goes and comes back, with all that it does to its clients then.
+func TestServerRestarts(t *testing.T) {
+	bustest.Fanout(t, func(t *testing.T) bustest.FanoutFixture {
+		r := server(t)
+		f := fixture(t, r.URL())
+		f.Interrupt = func() error { r.Interrupt(); return nil }
+		f.Resume = r.Resume
+		return f
+	})
+}
+
+func TestReal(t *testing.T) {
+	url := realURL(t)
+	bustest.Fanout(t, func(t *testing.T) bustest.FanoutFixture {
+		if strings.Contains(url, ",") {
+			return fixture(t, url) // a cluster names its own addresses: no proxy stands before them
+		}
+		return proxied(t, url)
+	})
+}
+
+// rosters share a clock of their own for the leases; the server's is moved with it by pass.
+func rosters(t *testing.T, client redis.UniversalClient, names contracts.Names, pass func(time.Duration)) bustest.RosterFixture {
+	var offset atomic.Int64
+	return bustest.RosterFixture{
+		Roster: func() fanout.Roster {
+			r := fanout.NewRoster(client, names)
+			r.SetClock(func() time.Time { return time.Now().Add(time.Duration(offset.Load())) })
+			return r
+		},
+		Pass: func(d time.Duration) {
+			offset.Add(int64(d))
+			pass(d)
+		},
+	}
+}
+
+func TestRosterEmbedded(t *testing.T) {
+	bustest.Roster(t, func(t *testing.T) bustest.RosterFixture {
+		r := server(t)
+		return rosters(t, connect(t, r.URL()), fresh(), r.FastForward)
+	})
+}
+
+func TestRosterReal(t *testing.T) {
+	url := realURL(t)
+	bustest.Roster(t, func(t *testing.T) bustest.RosterFixture {
+		client, names := connect(t, url), fresh()
+		return rosters(t, client, names, func(d time.Duration) {
+			// The server's clock stays; its keys are given less time instead.
+			for _, room := range []contracts.RoomID{"a", "b", "c", "d"} {
+				for _, key := range []string{names.OnlineKey(room), names.OnlineTurnKey(room)} {
+					left, err := client.PTTL(t.Context(), key).Result()
+					if err == nil && left > 0 {
+						err = client.PExpire(t.Context(), key, left-d).Err()
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
+	})
+}
