@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/parley-chat/parley/bus/journal"
 )
@@ -16,14 +17,17 @@ var _ journal.Owner = (*Sink)(nil)
 // Assign implements journal.Owner: a partition starts from the store's checkpoint, whatever the group has committed.
 func (s *Sink) Assign(ctx context.Context, id int32, _ *journal.Commit) (start int64, err error) {
 	s.Lose([]int32{id}) // an earlier assignment that was not taken back
+	s.attempt(id, errors.New("being taken over"))
 	p := newPartition(s, id)
 	b, end, err := s.load(ctx, id)
 	var a *alarmError
 	if err != nil && !errors.As(err, &a) {
+		s.attempt(id, err)
 		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.attempts, id)
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
@@ -39,15 +43,28 @@ func (s *Sink) Assign(ctx context.Context, id int32, _ *journal.Commit) (start i
 	return b.checkpoint.Offset, nil
 }
 
+// attempt notes why a partition is not taken over yet.
+func (s *Sink) attempt(id int32, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attempts[id] = attempt{err: err, at: time.Now()}
+}
+
+// attempt is a partition whose Assign did not succeed yet. One that is not tried again went to somebody else.
+type attempt struct {
+	err error
+	at  time.Time
+}
+
 // Revoke implements journal.Owner: the partitions write what is decided, within the time for it, and the group learns
 // how far they came.
 func (s *Sink) Revoke(ctx context.Context, ids []int32) {
 	gone := s.remove(ids)
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.FlushTimeout)
+	flushCtx, cancel := context.WithTimeout(ctx, s.cfg.FlushTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, p := range gone {
-		wg.Go(func() { p.drain(ctx) })
+		wg.Go(func() { p.drain(flushCtx) })
 	}
 	wg.Wait()
 	commits := make(map[int32]journal.Commit)
@@ -62,9 +79,7 @@ func (s *Sink) Revoke(ctx context.Context, ids []int32) {
 	if consumer == nil || len(commits) == 0 {
 		return
 	}
-	commitCtx, cancelCommit := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.FlushTimeout)
-	defer cancelCommit()
-	if err := consumer.Commit(commitCtx, commits); err != nil {
+	if err := consumer.Commit(ctx, commits); err != nil {
 		s.log.Debug("group commit failed", "err", err)
 	}
 }

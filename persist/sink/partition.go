@@ -242,10 +242,10 @@ func (p *partition) fill(ctx context.Context) error {
 		} else if p.behind && !p.halted {
 			p.startReread(ctx)
 		}
+		p.report()
 		if drained && len(p.items) == 0 {
 			return nil
 		}
-		p.report()
 		var err error
 		select {
 		case b := <-inbox:

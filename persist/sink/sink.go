@@ -140,6 +140,7 @@ type Sink struct {
 
 	mu       sync.Mutex // guards what follows
 	owned    map[int32]*partition
+	attempts map[int32]attempt
 	assigned bool // a partition was assigned at least once
 	joined   time.Time
 	consumer journal.Consumer
@@ -147,7 +148,7 @@ type Sink struct {
 
 // New returns a persister that does nothing until Run.
 func New(cfg Config, deps Deps) *Sink {
-	s := &Sink{cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, owned: make(map[int32]*partition)}
+	s := &Sink{cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, owned: make(map[int32]*partition), attempts: make(map[int32]attempt)}
 	s.metrics = newMetrics(s)
 	s.outage = outage{log: s.log}
 	return s

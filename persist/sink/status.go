@@ -38,20 +38,19 @@ func (s *Sink) Status() []Status {
 	return all
 }
 
+// graceful is for how long a persister in the group without any partition counts as one that waits for its first, and
+// a partition that could not be taken over as one that will be tried again.
+const graceful = 30 * time.Second
+
 // Ready is nil when every owned partition has stored the log up to where it ended at the assignment, and none stands
-// still. The error names what lacks.
+// still. The error names what lacks. Whoever needs the whole log stored also counts what Status returns: partitions come
+// one by one.
 func (s *Sink) Ready() error {
-	s.mu.Lock()
-	assigned, consumer, joined := s.assigned, s.consumer, s.joined
-	s.mu.Unlock()
-	if consumer == nil {
-		return errors.New("persister has not joined its group")
-	}
+	lacks, waiting := s.taking()
 	all := s.Status()
-	if len(all) == 0 && !assigned && (consumer.Alive().IsZero() || time.Since(joined) < spareAfter) {
+	if waiting && len(all)+len(lacks) == 0 {
 		return errors.New("persister has no partitions yet")
 	}
-	var lacks []error
 	for _, st := range all {
 		switch {
 		case st.Alarm != "":
@@ -63,8 +62,18 @@ func (s *Sink) Ready() error {
 	return errors.Join(lacks...)
 }
 
-// spareAfter is for how long a persister in the group without any partition counts as one that waits for its first.
-const spareAfter = 30 * time.Second
+// taking tells what hinders the take-over of partitions, and whether the first one is still waited for.
+func (s *Sink) taking() (lacks []error, waiting bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, a := range s.attempts {
+		if time.Since(a.at) < graceful {
+			lacks = append(lacks, fmt.Errorf("partition %d: %w", id, a.err))
+		}
+	}
+	spare := s.consumer != nil && !s.consumer.Alive().IsZero() && time.Since(s.joined) > graceful
+	return lacks, !s.assigned && !spare
+}
 
 // CaughtUp reports whether every owned partition has stored all that its log was seen to hold.
 func (s *Sink) CaughtUp() bool {
