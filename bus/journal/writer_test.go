@@ -87,9 +87,13 @@ func TestWriterOrderAfterUnknown(t *testing.T) {
 	}
 	t.Cleanup(cluster.Close)
 	release, held := make(chan struct{}), make(chan struct{})
+	var once sync.Once
 	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		close(held)
-		cluster.SleepControl(func() { <-release })
+		cluster.KeepControl()
+		once.Do(func() {
+			close(held)
+			cluster.SleepControl(func() { <-release })
+		})
 		return nil, nil, false
 	})
 	cfg := journal.Config{Brokers: cluster.ListenAddrs(), Partitions: 1, DeliveryTimeout: 300 * time.Millisecond}

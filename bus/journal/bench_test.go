@@ -1,0 +1,102 @@
+package journal_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/journal"
+)
+
+// fromStart is an owner that reads everything.
+type fromStart struct{}
+
+func (fromStart) Assign(context.Context, int32, *journal.Commit) (int64, error) { return 0, nil }
+func (fromStart) Revoke(context.Context, []int32)                               {}
+func (fromStart) Lose([]int32)                                                  {}
+
+// benchmarkParts returns a writer and a consumer that has taken up all partitions.
+func benchmarkParts(b *testing.B) (journal.Writer, journal.Consumer) {
+	k := startKafka(b, embedded.KafkaConfig{Dir: b.TempDir(), Partitions: 8})
+	cfg := journal.Config{Brokers: k.Addrs(), Partitions: 8}
+	w, err := journal.NewWriter(cfg, quiet())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = w.Close(context.Background()) })
+	c, err := journal.NewConsumer(cfg, "g", fromStart{}, quiet())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = c.Close() })
+	for have := 0; have < 8; {
+		batches, err := c.Poll(b.Context(), time.Second)
+		if err != nil {
+			b.Fatal(err)
+		}
+		have += len(batches)
+	}
+	return w, c
+}
+
+func poll(b *testing.B, c journal.Consumer) (n int) {
+	batches, err := c.Poll(b.Context(), time.Second)
+	if err != nil {
+		b.Error(err)
+	}
+	for _, batch := range batches {
+		n += len(batch.Records)
+	}
+	return n
+}
+
+var benchmarkValue = make([]byte, 300)
+
+// BenchmarkAppend is one caller that waits for each confirmation.
+func BenchmarkAppend(b *testing.B) {
+	w, _ := benchmarkParts(b)
+	done := make(chan error)
+	for b.Loop() {
+		w.Append(0, "room", benchmarkValue, func(_ int64, err error) { done <- err })
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkAppendToPoll is one record at a time, from Append to Poll's return.
+func BenchmarkAppendToPoll(b *testing.B) {
+	w, c := benchmarkParts(b)
+	for b.Loop() {
+		w.Append(0, "room", benchmarkValue, func(int64, error) {})
+		for n := 0; n == 0; {
+			n = poll(b, c)
+		}
+	}
+}
+
+// BenchmarkThroughput has 4,096 records in flight, written and read at the same time.
+func BenchmarkThroughput(b *testing.B) {
+	w, c := benchmarkParts(b)
+	free := make(chan struct{}, 4096)
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	wg.Go(func() {
+		for n := 0; n < b.N; {
+			n += poll(b, c)
+		}
+	})
+	for i := range b.N {
+		free <- struct{}{}
+		w.Append(int32(i%8), "room", benchmarkValue, func(_ int64, err error) {
+			if err != nil {
+				b.Error(err)
+			}
+			<-free
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
