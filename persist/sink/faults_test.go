@@ -82,7 +82,17 @@ func TestTwoAtOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.cfg.BulkEntries = 3
 		rooms := roomsOf(0, 5)
-		a, b := w.start(0), w.start(0)
+		var both []*process
+		for range 2 {
+			p := &process{store: &moodyStore{Store: w.store}}
+			p.store.fail(func(contracts.Checkpoint) error { // now one is faster, now the other
+				<-time.After(time.Duration(rand.IntN(300)) * time.Millisecond)
+				return nil
+			}, nil)
+			w.launch(p, 0)
+			both = append(both, p)
+		}
+		a, b := both[0], both[1]
 		first := messages(rooms, 1000, 50)
 		for i := range 50 {
 			w.log.append(0, first[i], first[i/2])
@@ -94,7 +104,7 @@ func TestTwoAtOnce(t *testing.T) {
 		if n := a.metric(t, "parley_persist_conflicts_total") + b.metric(t, "parley_persist_conflicts_total"); n == 0 {
 			t.Error("they never met")
 		}
-		for _, p := range []*process{a, b} {
+		for _, p := range both {
 			if err := p.Ready(); err != nil {
 				t.Errorf("ready: %v", err)
 			}
@@ -105,7 +115,7 @@ func TestTwoAtOnce(t *testing.T) {
 // TestRandomFaults is a random walk of records, retries, late copies, failing writes, lost answers, outages, kills and
 // zombies. After each step the store holds every record below its checkpoint, and in the end the whole log.
 func TestRandomFaults(t *testing.T) {
-	walks := 60
+	walks := 40
 	if testing.Short() {
 		walks = 10
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -238,6 +239,9 @@ func (w *world) check(exact bool, ids ...int32) {
 			}
 			if !exact && len(got) > len(want) {
 				got = got[:len(want)] // stored, but the checkpoint was not moved yet
+			}
+			if slices.EqualFunc(want, got, func(a, b store.Entry) bool { return store.Same(&a, &b) && a.Text == b.Text }) {
+				continue
 			}
 			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 				w.t.Fatalf("room %s of partition %d, checkpoint %d (-want +got):\n%s\n%s", room, id, c.Offset, diff, w.logged.String())
