@@ -1,0 +1,191 @@
+package workers
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+const (
+	minSecret     = 32      // bytes
+	maxTokenBytes = 8 << 10 // of a token that is looked at
+	minRSABits    = 2048    // RFC 7518 section 3.3
+	leeway        = 30 * time.Second
+	rememberFor   = time.Minute
+	rememberMost  = 10_000
+)
+
+// errUnauthorized answers whoever is not let in. It never says why.
+var errUnauthorized = contracts.NewError(contracts.CodeUnauthorized, "a valid token is needed")
+
+// claims are what a token says (RFC 7519 section 4.1, OpenID Connect Core section 5.1 for name).
+type claims struct {
+	jwt.RegisteredClaims
+	Name  string `json:"name,omitempty"`
+	Guest bool   `json:"guest,omitempty"`
+}
+
+// identity is who a token is for.
+type identity struct {
+	person  contracts.Person
+	issued  int64 // Unix milliseconds; 0 where the token does not say
+	expires int64 // Unix milliseconds
+}
+
+// auth checks and makes tokens.
+type auth struct {
+	cfg    *Config
+	keys   *keySet // nil without a JWKS URL
+	parser *jwt.Parser
+	known  *cache[[sha256.Size]byte, remembered]
+}
+
+type remembered struct {
+	identity
+	until time.Time
+}
+
+func newAuth(cfg *Config, log *slog.Logger, running *tracker) *auth {
+	var methods []string
+	if len(cfg.Secret) > 0 {
+		methods = append(methods, "HS256")
+	}
+	a := &auth{cfg: cfg, known: newCache[[sha256.Size]byte, remembered](rememberMost)}
+	if cfg.JWKSURL != "" {
+		methods = append(methods, "RS256", "ES256", "EdDSA")
+		a.keys = newKeySet(cfg.JWKSURL, log, running)
+	}
+	options := []jwt.ParserOption{
+		jwt.WithValidMethods(methods), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(leeway), jwt.WithStrictDecoding(),
+	}
+	if cfg.Issuer != "" {
+		options = append(options, jwt.WithIssuer(cfg.Issuer))
+	}
+	if cfg.Audience != "" {
+		options = append(options, jwt.WithAudience(cfg.Audience))
+	}
+	a.parser = jwt.NewParser(options...)
+	return a
+}
+
+// verify checks a token. The error is errUnauthorized, whatever is wrong with the token, or errUnavailable where the keys
+// could never be fetched: then nobody knows.
+func (a *auth) verify(ctx context.Context, token string) (identity, error) {
+	if len(token) == 0 || len(token) > maxTokenBytes {
+		return identity{}, errUnauthorized
+	}
+	var c claims
+	parsed, err := a.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) { return a.key(ctx, t) })
+	if errors.Is(err, errNoKeys) {
+		return identity{}, errUnavailable
+	}
+	if err != nil || !contracts.ValidID(c.Subject) {
+		return identity{}, errUnauthorized
+	}
+	id := identity{
+		person:  contracts.Person{ID: contracts.UserID(c.Subject), Name: c.Name},
+		expires: c.ExpiresAt.UnixMilli(),
+	}
+	if c.IssuedAt != nil {
+		id.issued = c.IssuedAt.UnixMilli()
+	}
+	if contracts.ValidateName(c.Name) != nil {
+		id.person.Name = c.Subject
+	}
+	// Only tokens of our own make guests, as theirs are renewed without a proof but themselves.
+	id.person.Guest = c.Guest && parsed.Method == jwt.SigningMethodHS256 && strings.HasPrefix(c.Subject, guestPrefix)
+	return id, nil
+}
+
+// remembered is verify for callers that bring the same token again and again; an answer is kept for a minute.
+func (a *auth) remembered(ctx context.Context, token string) (identity, error) {
+	if len(token) > maxTokenBytes {
+		return identity{}, errUnauthorized
+	}
+	sum, now := sha256.Sum256([]byte(token)), time.Now()
+	if r, ok := a.known.get(sum); ok && now.Before(r.until) {
+		return r.identity, nil
+	}
+	id, err := a.verify(ctx, token)
+	if err != nil {
+		return identity{}, err
+	}
+	until := now.Add(rememberFor)
+	if end := time.UnixMilli(id.expires).Add(leeway); end.Before(until) {
+		until = end
+	}
+	a.known.put(sum, remembered{identity: id, until: until})
+	return id, nil
+}
+
+// key returns the key, or keys, for a token's method: never one of another kind than the method's, whatever the
+// token's header says. Headers that bring or name a key of their own (jwk, jku, x5u, x5c) are not looked at.
+func (a *auth) key(ctx context.Context, t *jwt.Token) (any, error) {
+	if _, critical := t.Header["crit"]; critical {
+		return nil, errors.New("critical extensions are not understood") // RFC 7515 section 4.1.11
+	}
+	if t.Method == jwt.SigningMethodHS256 {
+		return a.cfg.Secret, nil
+	}
+	if a.keys == nil {
+		return nil, errors.New("no key set")
+	}
+	found, err := a.keys.find(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	var fit jwt.VerificationKeySet
+	for _, key := range found {
+		if keyFits(t.Method, key) {
+			fit.Keys = append(fit.Keys, key)
+		}
+	}
+	if len(fit.Keys) == 0 {
+		return nil, errors.New("no key of the method's kind")
+	}
+	return fit, nil
+}
+
+// keyFits reports whether key is one for the method.
+func keyFits(method jwt.SigningMethod, key any) bool {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return method == jwt.SigningMethodRS256 && key.N.BitLen() >= minRSABits
+	case *ecdsa.PublicKey:
+		return method == jwt.SigningMethodES256 && key.Curve == elliptic.P256()
+	case ed25519.PublicKey:
+		return method.Alg() == jwt.SigningMethodEdDSA.Alg()
+	}
+	return false
+}
+
+// sign makes a guest's token.
+func (a *auth) sign(p contracts.Person) (token string, expires int64, err error) {
+	now := time.Now()
+	c := claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Subject:   string(p.ID),
+			Issuer:    a.cfg.Issuer,
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(a.cfg.GuestLifetime)),
+		},
+		Name:  p.Name,
+		Guest: true,
+	}
+	if a.cfg.Audience != "" {
+		c.Audience = jwt.ClaimStrings{a.cfg.Audience}
+	}
+	token, err = jwt.NewWithClaims(jwt.SigningMethodHS256, &c).SignedString(a.cfg.Secret)
+	return token, c.ExpiresAt.UnixMilli(), err
+}

@@ -1,0 +1,59 @@
+package workers
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// guestPrefix begins the ids of guests.
+const guestPrefix = "g-"
+
+// guest makes a new guest's token, for POST /v1/guests.
+func (w *Worker) guest(_ context.Context, r *request) (contracts.Answer, error) {
+	body, err := r.body()
+	if err != nil {
+		return contracts.Answer{}, err
+	}
+	name, _, err := body.String("name")
+	if err != nil {
+		return contracts.Answer{}, err
+	}
+	id, token, err := w.newGuest(name, "name")
+	if err != nil {
+		return contracts.Answer{}, err
+	}
+	return ok(contracts.GuestOK{Token: token, User: id.person, Expires: id.expires})
+}
+
+// newGuest makes a person and a token. field is where the client gave the name.
+func (w *Worker) newGuest(name, field string) (identity, string, error) {
+	if err := contracts.ValidateName(name); err != nil {
+		e := *contracts.AsError(err)
+		e.Field = field
+		return identity{}, "", &e
+	}
+	if len(w.cfg.Secret) == 0 {
+		return identity{}, "", errUnauthorized
+	}
+	id := identity{person: contracts.Person{
+		ID:    contracts.UserID(guestPrefix + strings.ToLower(rand.Text())),
+		Name:  name,
+		Guest: true,
+	}}
+	token, err := w.sign(&id)
+	return id, token, err
+}
+
+// sign makes a new token for a guest and takes over its expiry.
+func (w *Worker) sign(id *identity) (string, error) {
+	token, expires, err := w.auth.sign(id.person)
+	if err != nil {
+		return "", fmt.Errorf("sign a guest's token: %w", err)
+	}
+	id.expires = expires
+	return token, nil
+}

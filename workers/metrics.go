@@ -1,0 +1,53 @@
+package workers
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	requests      *prometheus.CounterVec
+	appendSeconds prometheus.Histogram
+	memberDropped prometheus.Counter
+	eventsLost    prometheus.Counter
+}
+
+// newMetrics registers the worker's metrics; a nil registerer keeps them to themselves.
+func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "parley_worker_requests_total",
+			Help: "Requests answered, by op and by the answer's code (ok, or an error code; a batch is ok whatever its parts are).",
+		}, []string{"op", "code"}),
+		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "parley_worker_append_seconds",
+			Help:    "Time from handing a record to the log until the log confirmed it or gave it up.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 30, 120},
+		}),
+		memberDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_worker_memberships_dropped_total",
+			Help: "Memberships left for the person's next join because too many waited to be written.",
+		}),
+		eventsLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_worker_events_lost_total",
+			Help: "Typing and presence events that could not be published.",
+		}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_sends_in_flight", Help: "Sends that are worked on.",
+		}, func() float64 { return float64(w.sending.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_requests_in_flight", Help: "Requests other than sends that are worked on.",
+		}, func() float64 { return float64(w.asking.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_memberships_waiting", Help: "Memberships that wait to be written.",
+		}, func() float64 { return float64(w.members.waiting()) }),
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}

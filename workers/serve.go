@@ -1,0 +1,250 @@
+package workers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/parley-chat/parley/bus/rpc"
+	"github.com/parley-chat/parley/contracts"
+)
+
+// replyOverhead is what an answer needs beside its entries, at most, in bytes.
+const replyOverhead = 4 << 10
+
+// verb answers one op. Errors that are no *contracts.Error become internal.
+type verb func(w *Worker, ctx context.Context, r *request) (contracts.Answer, error)
+
+// verbs is every op but send, which answers from the log's callback.
+var verbs = map[contracts.Op]verb{
+	contracts.OpConnect:  (*Worker).connect,
+	contracts.OpJoin:     (*Worker).join,
+	contracts.OpLeave:    (*Worker).leave,
+	contracts.OpHistory:  (*Worker).history,
+	contracts.OpStatus:   (*Worker).status,
+	contracts.OpTyping:   (*Worker).typing,
+	contracts.OpPresence: (*Worker).presence,
+	contracts.OpRooms:    (*Worker).rooms,
+	contracts.OpRefresh:  (*Worker).refresh,
+	contracts.OpPing:     (*Worker).ping,
+	contracts.OpGuest:    (*Worker).guest,
+	contracts.OpRepair:   (*Worker).repair,
+	contracts.OpGone:     (*Worker).gone,
+}
+
+// needsUser and needsRoom say what a verb cannot do without.
+var (
+	needsUser = map[contracts.Op]bool{
+		contracts.OpJoin: true, contracts.OpLeave: true, contracts.OpSend: true, contracts.OpHistory: true,
+		contracts.OpStatus: true, contracts.OpTyping: true, contracts.OpPresence: true, contracts.OpRooms: true,
+		contracts.OpRefresh: true, contracts.OpPing: true,
+	}
+	needsRoom = map[contracts.Op]bool{
+		contracts.OpJoin: true, contracts.OpLeave: true, contracts.OpSend: true, contracts.OpHistory: true,
+		contracts.OpStatus: true, contracts.OpTyping: true, contracts.OpPresence: true, contracts.OpRepair: true,
+	}
+)
+
+// request is one command and who asks it.
+type request struct {
+	contracts.Command
+	user    contracts.Person // of ops that need one
+	expires int64            // of Command.Token, Unix milliseconds; 0 where there was none
+	// after is run once the answer is on its way.
+	after func(ctx context.Context)
+}
+
+// partition is where the request's room is.
+func (w *Worker) partition(room contracts.RoomID) int32 {
+	return contracts.LaneOf(room).Partition(w.cfg.Partitions)
+}
+
+// Services is what the worker serves: every op, of every partition.
+func (w *Worker) Services() []rpc.Service {
+	s := rpc.Service{
+		Name:    w.cfg.Names.Service("worker"),
+		Version: w.cfg.Version,
+		Queue:   w.cfg.Names.WorkQueue(),
+	}
+	add := func(op contracts.Op) {
+		s.Endpoints = append(s.Endpoints, rpc.Endpoint{Name: string(op), Subject: w.cfg.Names.WorkAll(op), Handler: w.handle})
+	}
+	add(contracts.OpSend)
+	for op := range verbs {
+		add(op)
+	}
+	return []rpc.Service{s}
+}
+
+// Serve registers the worker's services. stop unregisters them.
+func (w *Worker) Serve(server rpc.Server) (stop func() error, err error) {
+	var stops []func() error
+	stop = func() error {
+		var errs []error
+		for _, s := range stops {
+			errs = append(errs, s())
+		}
+		return errors.Join(errs...)
+	}
+	for _, s := range w.Services() {
+		one, err := server.Serve(s)
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		stops = append(stops, one)
+	}
+	return stop, nil
+}
+
+// handle runs on a subscription's goroutine: it decodes, counts and hands off. Only sends whose sender is known are
+// worked on right here, as they wait for nothing.
+func (w *Worker) handle(in rpc.Request) {
+	arrived := time.Now()
+	r := &request{}
+	if err := json.Unmarshal(in.Body, &r.Command); err != nil || !contracts.ValidID(string(r.Node)) {
+		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeBadRequest, "malformed command")})
+		return
+	}
+	if _, known := verbs[r.Op]; !known && r.Op != contracts.OpSend {
+		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeUnknownOp, "there is no such op")})
+		return
+	}
+	if needsRoom[r.Op] && !contracts.ValidID(string(r.Room)) {
+		_, err := contracts.ParseRoomID(string(r.Room))
+		w.finish(in, r.Op, contracts.Answer{Err: contracts.AsError(err)})
+		return
+	}
+	left := min(w.cfg.Deadline, time.Duration(min(r.LeftMS, 3_600_000))*time.Millisecond-w.cfg.Margin)
+	if left <= 0 {
+		w.finish(in, r.Op, contracts.Answer{Err: contracts.NewError(contracts.CodeOverloaded, "too little time is left to do this")})
+		return
+	}
+	inFlight := &w.asking
+	if r.Op == contracts.OpSend {
+		inFlight = &w.sending
+	}
+	if inFlight.Add(1) > int64(w.cfg.MaxInFlight) || w.closing.Load() {
+		inFlight.Add(-1)
+		w.finish(in, r.Op, contracts.Answer{Err: contracts.NewError(contracts.CodeOverloaded, "too many requests at once").After(time.Second)})
+		return
+	}
+	w.running.begin()
+	done := func(a contracts.Answer) {
+		w.finish(in, r.Op, a)
+		inFlight.Add(-1)
+	}
+	deadline := arrived.Add(left)
+	if r.Op == contracts.OpSend && r.User != nil {
+		if err := r.identify(); err != nil {
+			done(contracts.Answer{Err: err})
+			w.running.end()
+			return
+		}
+		w.send(r, deadline, func(a contracts.Answer) { done(a); w.running.end() })
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithDeadline(w.background, deadline)
+		defer cancel()
+		if r.Op == contracts.OpSend {
+			if err := w.authenticate(ctx, r); err != nil {
+				done(contracts.Answer{Err: contracts.AsError(err)})
+				w.running.end()
+				return
+			}
+			w.send(r, deadline, func(a contracts.Answer) { done(a); w.running.end() })
+			return
+		}
+		defer w.running.end()
+		done(w.work(ctx, r))
+		if r.after != nil {
+			ctx, cancel := context.WithTimeout(w.background, w.cfg.Deadline)
+			defer cancel()
+			r.after(ctx)
+		}
+	}()
+}
+
+// work answers a request that is no send.
+func (w *Worker) work(ctx context.Context, r *request) contracts.Answer {
+	if needsUser[r.Op] {
+		if err := w.authenticate(ctx, r); err != nil {
+			return contracts.Answer{Err: contracts.AsError(err)}
+		}
+	}
+	a, err := verbs[r.Op](w, ctx, r)
+	if err == nil {
+		return a
+	}
+	r.after = nil
+	var known *contracts.Error
+	if !errors.As(err, &known) {
+		w.log.Error("request failed", "op", r.Op, "err", err)
+	}
+	return contracts.Answer{Err: contracts.AsError(err)}
+}
+
+// identify takes who asks from the command.
+func (r *request) identify() *contracts.Error {
+	if !contracts.ValidID(string(r.User.ID)) {
+		return errUnauthorized
+	}
+	r.user = *r.User
+	return nil
+}
+
+// authenticate finds out who asks: the command says it, or its token does.
+func (w *Worker) authenticate(ctx context.Context, r *request) error {
+	if r.User != nil {
+		if err := r.identify(); err != nil {
+			return err
+		}
+		return nil
+	}
+	id, err := w.auth.remembered(ctx, r.Token)
+	if err != nil {
+		return err
+	}
+	r.user, r.expires = id.person, id.expires
+	return nil
+}
+
+// body reads the client's object; an absent one is empty.
+func (r *request) body() (contracts.Object, error) {
+	if len(r.Body) == 0 {
+		return contracts.Object{}, nil
+	}
+	return contracts.ParseObject(r.Body)
+}
+
+// finish answers and counts.
+func (w *Worker) finish(in rpc.Request, op contracts.Op, a contracts.Answer) {
+	code := "ok"
+	if a.Err != nil {
+		code = string(a.Err.Code)
+	}
+	body, err := contracts.Marshal(&a)
+	if most := w.deps.Ask.MaxPayload(); err == nil && most > 0 && len(body) > most {
+		err = errors.New("the answer is larger than the broker's limit")
+	}
+	if err != nil {
+		code = string(contracts.CodeInternal)
+		w.log.Error("answer could not be encoded", "op", op, "err", err)
+		body, _ = contracts.Marshal(&contracts.Answer{Err: contracts.AsError(err)}) // an Error always encodes
+	}
+	w.metrics.requests.WithLabelValues(string(op), code).Inc()
+	in.Answer(body)
+}
+
+// ok makes v the answer's OK.
+func ok(v any) (contracts.Answer, error) {
+	raw, err := contracts.Marshal(v)
+	if err != nil {
+		return contracts.Answer{}, err
+	}
+	return contracts.Answer{OK: raw}, nil
+}
+
+// empty is the answer of verbs that only do something.
+func empty() contracts.Answer { return contracts.Answer{OK: json.RawMessage("{}")} }
