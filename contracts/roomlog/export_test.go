@@ -11,8 +11,12 @@ func (s *Sequencer) ForgetRooms(below int64) {
 	s.limits.Rooms = limit
 }
 
-// Unforget lets what was read ahead count across the last forgetting.
-func (s *Sequencer) Unforget() { s.generation-- }
+// KeepReadAhead lets what was read ahead count across the forgettings that forget does.
+func (s *Sequencer) KeepReadAhead(forget func()) {
+	generation := s.generation
+	forget()
+	s.generation = generation
+}
 
 // SetKeyTime sets K.
 func (s *Sequencer) SetKeyTime(k int64) { s.keyTime = k }

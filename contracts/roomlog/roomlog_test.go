@@ -24,7 +24,7 @@ func identity(room string, ms int64, n uint64) contracts.Identity {
 	return contracts.Identity{Room: contracts.RoomID(room), Sender: "ada", Key: k}
 }
 
-func row(seq contracts.Seq, offset int64) roomlog.Found {
+func found(seq contracts.Seq, offset int64) roomlog.Found {
 	return roomlog.Found{Seq: seq, Position: contracts.Position{Epoch: 1, Offset: offset}}
 }
 
@@ -82,7 +82,7 @@ func TestSequencer(t *testing.T) {
 			name: "a room goes on from its newest row below the record",
 			do: func(s *script) {
 				s.push(100, identity("a", 10, 1))
-				s.answer(s.ask(), nil, []roomlog.Found{row(7, 90)})
+				s.answer(s.ask(), nil, []roomlog.Found{found(7, 90)})
 				s.push(101, identity("a", 11, 2))
 			},
 			want: []string{"head a<100", "100=new 8", "101=new 9"},
@@ -104,7 +104,7 @@ func TestSequencer(t *testing.T) {
 			do: func(s *script) {
 				s.push(100, identity("a", 50, 1))
 				s.push(101, identity("a", 51, 2))
-				s.answer(s.ask(), []roomlog.Found{none}, []roomlog.Found{row(3, 20)})
+				s.answer(s.ask(), []roomlog.Found{none}, []roomlog.Found{found(3, 20)})
 			},
 			want: []string{"head a<100", "key a/50<100", "100=new 4", "101=new 5"},
 		},
@@ -113,7 +113,7 @@ func TestSequencer(t *testing.T) {
 			k:    50,
 			do: func(s *script) {
 				s.push(100, identity("a", 40, 1))
-				s.answer(s.ask(), []roomlog.Found{row(2, 19)}, []roomlog.Found{row(3, 20)})
+				s.answer(s.ask(), []roomlog.Found{found(2, 19)}, []roomlog.Found{found(3, 20)})
 			},
 			want: []string{"head a<100", "key a/40<100", "100=dup 2"},
 		},
@@ -151,7 +151,7 @@ func TestSequencer(t *testing.T) {
 				s.push(101, identity("a", 41, 2))
 				s.ask()
 				s.Failed(l)
-				s.answer(s.ask(), []roomlog.Found{none, row(1, 5)}, []roomlog.Found{row(1, 5)})
+				s.answer(s.ask(), []roomlog.Found{none, found(1, 5)}, []roomlog.Found{found(1, 5)})
 			},
 			want: []string{
 				"head a<100", "key a/40<100", "no questions",
@@ -168,7 +168,7 @@ func TestSequencer(t *testing.T) {
 				s.got = append(s.got, fmt.Sprint("held ", held, " low ", s.Low()))
 				l := s.ask()
 				s.push(101, identity("a", 10, 1))
-				s.answer(l, nil, []roomlog.Found{row(4, 4)})
+				s.answer(l, nil, []roomlog.Found{found(4, 4)})
 				head, held := s.Head("a")
 				s.got = append(s.got, fmt.Sprint(head, held))
 				s.Want("a")
@@ -196,7 +196,7 @@ func TestSequencer(t *testing.T) {
 				s.push(101, identity("a", 30, 2))
 				s.ForgetKeys(101)
 				s.push(102, identity("a", 10, 1))
-				s.answer(s.ask(), []roomlog.Found{row(1, 100)}, nil)
+				s.answer(s.ask(), []roomlog.Found{found(1, 100)}, nil)
 				s.push(103, identity("a", 11, 3))
 				s.push(104, identity("a", 30, 2))
 			},
@@ -213,7 +213,7 @@ func TestSequencer(t *testing.T) {
 				}
 				l := s.ask()
 				s.ForgetKeys(101)
-				s.answer(l, []roomlog.Found{none, row(1, 3), none, row(2, 4)}, []roomlog.Found{row(9, 9)})
+				s.answer(l, []roomlog.Found{none, found(1, 3), none, found(2, 4)}, []roomlog.Found{found(9, 9)})
 				s.answer(s.ask(), []roomlog.Found{none}, nil)
 			},
 			want: []string{
@@ -265,7 +265,7 @@ func TestSequencer(t *testing.T) {
 				s.answer(s.ask(), nil, []roomlog.Found{{Seq: 5, Position: contracts.Position{Epoch: 0, Offset: 900}}})
 				s.ForgetRooms(101)
 				s.push(101, identity("a", 11, 2))
-				s.answer(s.ask(), nil, []roomlog.Found{row(6, 100)})
+				s.answer(s.ask(), nil, []roomlog.Found{found(6, 100)})
 			},
 			want: []string{"head a<100", "100=new 6", "head a<101", "101=new 7"},
 		},
