@@ -52,6 +52,7 @@ type world struct {
 	holes     map[contracts.Seq]bool
 	storeDown bool
 	pages     int
+	pageTime  time.Duration
 	found     map[contracts.Identity]contracts.Seq // by Lookup
 	joined    map[string]int
 	members   map[contracts.UserID][]contracts.RoomInfo
@@ -442,6 +443,11 @@ func (s *fakeStore) Page(_ context.Context, room contracts.RoomID, from, to cont
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pages++
+	if f.pageTime > 0 {
+		f.mu.Unlock()
+		time.Sleep(f.pageTime)
+		f.mu.Lock()
+	}
 	if f.storeDown {
 		return nil, errAway
 	}

@@ -31,13 +31,13 @@ func (w *Worker) history(ctx context.Context, r *request) (contracts.Answer, err
 		before = contracts.MaxInt + 1
 	}
 	var page contracts.HistoryOK
+	var entries []contracts.NumberedJSON
 	err = insist(ctx, func() error {
 		h, err := w.heads.of(ctx, w.partition(r.Room), r.Room)
 		if err != nil {
 			return err
 		}
 		s := span{room: r.Room, epoch: h.epoch}
-		var entries []contracts.NumberedJSON
 		var more bool
 		if hasAfter {
 			s.from, s.to = contracts.Seq(after)+1, min(h.Seq, contracts.Seq(after)+contracts.Seq(limit))
@@ -56,11 +56,11 @@ func (w *Worker) history(ctx context.Context, r *request) (contracts.Answer, err
 			}
 			more = contracts.Seq(len(entries)) < s.to
 		}
-		page = contracts.HistoryOK{Entries: rawEntries(entries), Epoch: h.epoch, Head: h.Seq, More: more}
+		page = contracts.HistoryOK{Epoch: h.epoch, Head: h.Seq, More: more}
 		return err
 	})
 	if err != nil {
 		return contracts.Answer{}, err
 	}
-	return ok(page)
+	return contracts.Answer{OK: historyOK(&page, entries)}, nil
 }

@@ -2,15 +2,11 @@ package workers
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/parley-chat/parley/contracts"
 )
-
-// rawJSON is an entry as it stands in replies.
-type rawJSON = json.RawMessage
 
 // memberGrace is for how long a join waits for the membership to be written, so that who then asks for his rooms finds
 // this one. A store that is away holds up no join for longer.
@@ -57,16 +53,14 @@ func (w *Worker) join(ctx context.Context, r *request) (contracts.Answer, error)
 	case <-ctx.Done():
 	}
 	online := w.enter(ctx, r)
-	a, err := ok(contracts.JoinOK{
-		Room: r.Room, State: j.state, Epoch: j.epoch, Head: j.head, First: 1,
-		Entries: rawEntries(j.entries), Online: online,
-	})
 	position := j.head
 	if j.state == contracts.JoinMore {
 		position = j.entries[len(j.entries)-1].Seq
 	}
-	a.Joined = &contracts.Joined{State: j.state, Epoch: j.epoch, Head: position}
-	return a, err
+	return contracts.Answer{
+		OK:     joinOK(&contracts.JoinOK{Room: r.Room, State: j.state, Epoch: j.epoch, Head: j.head, First: 1, Online: online}, j.entries),
+		Joined: &contracts.Joined{State: j.state, Epoch: j.epoch, Head: position},
+	}, nil
 }
 
 // parseSince reads the position to resume from; nil where there is none.

@@ -321,7 +321,7 @@ func TestJoinStormIsCheap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 10_000 })
 		f.head, f.truth, f.stored, f.floor = 900, 900, 900, 901
-		// The store takes 10 ms a page and so does the dispatcher a question.
+		f.pageTime, f.turn = 10*time.Millisecond, false
 		f.dispatch = func(contracts.Question) (*contracts.Reply, error) {
 			f.mu.Unlock()
 			time.Sleep(10 * time.Millisecond)

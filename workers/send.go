@@ -68,11 +68,6 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 	b.arm(time.Until(deadline))
 }
 
-// sendOK is contracts.SendOK in JSON.
-func sendOK(key contracts.Key, stamp int64) []byte {
-	return fmt.Appendf(make([]byte, 0, 80), `{"key":"%s","time":%d}`, key, stamp)
-}
-
 // parseSend checks one body and makes a record of it. keyed says whether the client gave a key, be it a bad one.
 func (w *Worker) parseSend(r *request, body []byte, now time.Time) (record contracts.Record, keyed bool, err error) {
 	o, err := contracts.ParseObject(body)

@@ -224,10 +224,7 @@ func (w *Worker) finish(in rpc.Request, op contracts.Op, a contracts.Answer) {
 	if a.Err != nil {
 		code = string(a.Err.Code)
 	}
-	body, err := contracts.Marshal(&a)
-	if most := w.deps.Ask.MaxPayload(); err == nil && most > 0 && len(body) > most {
-		err = errors.New("the answer is larger than the broker's limit")
-	}
+	body, err := encodeAnswer(&a, w.deps.Ask.MaxPayload())
 	if err != nil {
 		code = string(contracts.CodeInternal)
 		w.log.Error("answer could not be encoded", "op", op, "err", err)

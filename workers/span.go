@@ -180,15 +180,6 @@ func fit(entries []contracts.NumberedJSON, budget *int, one bool) int {
 	return len(entries)
 }
 
-// rawEntries is entries as they stand in replies.
-func rawEntries(entries []contracts.NumberedJSON) []rawJSON {
-	raw := make([]rawJSON, len(entries))
-	for i := range entries {
-		raw[i] = entries[i].JSON
-	}
-	return raw
-}
-
 // flights lets equal reads at the same time be done once. Entries never change, so an answer is right for everybody
 // who waits for it, whenever they came.
 type flights struct {
