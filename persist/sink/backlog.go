@@ -23,6 +23,7 @@ type backlog struct {
 	seq        *roomlog.Sequencer
 	items      []item
 	bytes      int
+	forgot     time.Time // when the sequencer last forgot
 }
 
 // item is one record. It is decided when it has its seq, is known for a duplicate, or is a dead letter.
@@ -159,5 +160,8 @@ func (b *backlog) written(w *bulk, now time.Time) {
 		b.items = nil
 	}
 	b.checkpoint, b.fresh = w.next, false
-	b.seq.Forget(w.next.Offset, now)
+	if now.Sub(b.forgot) >= time.Second {
+		b.forgot = now
+		b.seq.Forget(w.next.Offset, now)
+	}
 }

@@ -28,6 +28,9 @@ func TestRestartAnywhere(t *testing.T) {
 		w.log.append(3, messages(rooms, 2000, 20)...)
 		_, end, _ := w.log.Bounds(t.Context(), 3)
 		for restarts := 0; ; restarts++ {
+			if restarts > 100 {
+				t.Fatalf("no progress:\n%s", w.logged.String())
+			}
 			p := &process{store: &moodyStore{Store: w.store}}
 			died := make(chan struct{})
 			p.store.fail(nil, func(contracts.Checkpoint) error {

@@ -157,7 +157,7 @@ func TestStoreAway(t *testing.T) {
 		p.store.away.Store(true)
 		polls := p.polls.Load()
 		for minute := range int64(10) {
-			w.log.append(0, messages(rooms, 1000*(minute+1), 200)...)
+			w.log.append(0, messages(rooms, 1000*(minute+1), 600)...)
 			pass(time.Minute)
 			st := p.Status()[0]
 			if held := st.Read - st.Stored; held > 200 {
@@ -167,8 +167,8 @@ func TestStoreAway(t *testing.T) {
 		if n := p.polls.Load() - polls; n < 300 {
 			t.Errorf("%d polls in ten minutes", n)
 		}
-		if st := p.Status()[0]; st.Stored != 30 || st.Lag() != 2000 {
-			t.Errorf("stored %d, lag %d, want 30 and 2000", st.Stored, st.Lag())
+		if st := p.Status()[0]; st.Stored != 30 || st.Lag() != 6000 {
+			t.Errorf("stored %d, lag %d, want 30 and 6000", st.Stored, st.Lag())
 		}
 		p.store.away.Store(false)
 		w.caughtUp(p)
