@@ -1,0 +1,39 @@
+// Package dispatch is the dispatcher: it reads the log, numbers it as the persister does, tells the rooms' lanes, and is
+// the authority on each room's head.
+//
+//	         poll            inbox                 ┌─► publish   recent entries, then lanes; one at a time per partition
+//	log ─────────► poller ──────────► actor ───────┼─► look-up   the store, for what the sequencer does not hold
+//	 │  ▲            │                 ▲  ▲        ├─► re-read   the log, for entries that the ring has dropped
+//	 │  └── commit ──┘                 │  │        └─► checkpoints, each second
+//	 └── take-over (owner.go) ─────────┘  └── questions over NATS
+//
+// One goroutine, the actor, alone touches partitions, rooms and rings. Whatever waits for somebody else runs on a
+// goroutine of its own and reports back, so that a slow store or Redis holds up neither answers nor other partitions.
+//
+// # What is told, and when D may pass
+//
+// A partition's entries are published one batch at a time; what arrives meanwhile is the next batch, so that batches grow
+// under load and an idle partition tells at once. A lane may lose a message, the last one too, so the heads of the
+// rooms that changed follow each second, until Redis took five of them; edges compare. A head never runs ahead of
+// what was published before it. D, the group's commit, passes an entry when two heads messages that Redis took, at
+// different seconds, said its seq or a later one (DELIVERY.md, rules 11 and 12).
+//
+// # What is held
+//
+// Entries at or above C, the store's checkpoint, are always answerable: their encodings stay in memory while all fit
+// into Config.RingBytes, then the oldest are dropped and only their offsets kept, and a reader gets them from the log
+// again. Below C they stay as long as they fit. Below a room's floor everything is in the store, so that ring and
+// store together are complete.
+//
+// # Not obvious
+//
+// An answer about a head does not look at the log's end first. A joiner hears the room's lane before it asks, so a record
+// that is in the log but not yet read here is published after the answer, and reaches the joiner live: no hole.
+// Nor does Reply.Certain: it says that everything that was in the log when the partition was taken over is numbered.
+// A client's position beyond the head came from another dispatcher, an earlier owner; that one published nothing once
+// its last heartbeat was half a session timeout old, and the group gave its partition away only after a whole one, so
+// what it told was in the log before the take-over.
+//
+// A room in which records wait for the store gives no head until they are numbered: the answer would be older than what
+// was read. Other rooms go on.
+package dispatch

@@ -1,0 +1,334 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/roomlog"
+)
+
+const (
+	waitingAllowance = 256  // bytes counted for each waiting record beside its own
+	maxLookups       = 4    // out at once, per partition
+	catchUpRecords   = 2000 // read from the log at once
+)
+
+// partition is one owned partition. It is the actor's.
+type partition struct {
+	// Static after construction.
+	id          int32
+	epoch       contracts.Epoch
+	from        int64 // where reading began
+	publishFrom int64 // D at the take-over: what is below was told by others
+	goal        int64 // the log's end at the take-over
+	began       time.Time
+	ctx         context.Context // of its jobs
+	cancel      context.CancelFunc
+	stop        func() error // ends its service
+
+	gone   bool
+	halted error // a record of a newer release: nothing from it on is read
+
+	seq        *roomlog.Sequencer
+	checkpoint int64 // C as last read
+	committed  int64 // the last commit, or the one under way
+	rooms      map[contracts.RoomID]*room
+	adopt      map[contracts.RoomID]struct{} // rooms of the epoch before that are to learn this one
+
+	// What waits for the store.
+	pending      map[int64]pendingRecord // by offset
+	waitingBytes int
+	lookups      int // under way
+	failures     int // of look-ups, in a row
+	asks         map[contracts.RoomID][]*ask
+
+	// Reading on from the log after too much waited; see catchUp.
+	behind   bool
+	missed   bool // something polled was dropped since the last read of the log began
+	catching bool
+
+	// The ring's share.
+	bytes   int
+	dropped []kept // entries at or above C without their encoding
+
+	// Telling; see announce.go.
+	queue      []outgoing
+	queueBytes int
+	publishing bool
+	headsDue   bool
+	headsTaken time.Time
+	changed    map[*room]struct{}
+}
+
+// readRecord is a record with what it says.
+type readRecord struct {
+	offset int64
+	size   int
+	rec    contracts.Record
+	err    error // contracts.ErrUndecodable or contracts.ErrNewerVersion
+	read   time.Time
+}
+
+type readBatch struct {
+	partition int32
+	records   []readRecord
+	err       error
+}
+
+type pendingRecord struct {
+	readRecord
+	room *room
+}
+
+func (d *Dispatcher) newPartition(c contracts.Checkpoint, from, publishFrom, end int64) *partition {
+	return &partition{
+		id: c.Partition, epoch: c.Epoch, from: from, publishFrom: publishFrom, goal: end,
+		// K is the checkpoint's also where reading begins below C: it covers all key times below C.
+		seq:        roomlog.New(c.Epoch, from, c.KeyTime, d.cfg.Limits),
+		checkpoint: c.Offset, committed: publishFrom,
+		rooms:   make(map[contracts.RoomID]*room),
+		adopt:   make(map[contracts.RoomID]struct{}),
+		pending: make(map[int64]pendingRecord),
+		asks:    make(map[contracts.RoomID][]*ask),
+		changed: make(map[*room]struct{}),
+	}
+}
+
+// decode reads a batch's records. It is a pure function of them, so the poller does it.
+func (d *Dispatcher) decode(b *journal.Batch, now time.Time) readBatch {
+	out := readBatch{partition: b.Partition, err: b.Err, records: make([]readRecord, len(b.Records))}
+	for i, r := range b.Records {
+		rec, err := contracts.DecodeRecord(r.Value, b.Partition, d.cfg.Partitions)
+		out.records[i] = readRecord{offset: r.Offset, size: len(r.Value), rec: rec, err: err, read: now}
+	}
+	return out
+}
+
+// take takes a polled batch.
+func (d *Dispatcher) take(p *partition, b *readBatch) {
+	switch {
+	case b.err != nil:
+		d.takeAnew(p, alarmOutOfRange, fmt.Errorf("read the log at %d: %w", p.seq.Next(), b.err))
+	case p.behind:
+		p.missed = true
+	default:
+		d.number(p, b.records)
+	}
+}
+
+// number gives the records to the sequencer, until too much waits.
+func (d *Dispatcher) number(p *partition, records []readRecord) {
+	for i := range records {
+		r := &records[i]
+		switch {
+		case p.halted != nil:
+			return
+		case r.offset < p.seq.Next():
+			continue
+		case len(p.pending) > 0 && d.waitingBytes >= d.cfg.WaitingBytes:
+			p.behind, p.missed = true, true
+			return
+		case errors.Is(r.err, contracts.ErrNewerVersion):
+			p.halted = fmt.Errorf("record %d waits for a newer release: %w", r.offset, r.err)
+			d.alarm(p.id, alarmVersion, p.halted)
+			return
+		case r.err != nil:
+			d.metrics.dead.Inc()
+			p.seq.Skip(r.offset)
+			continue
+		}
+		p.seq.Push(r.offset, r.rec.Identity())
+		if out := p.seq.Take(); len(out) > 0 {
+			d.decided(p, p.room(r.rec.Room), r, out[0])
+			continue
+		}
+		rm := p.room(r.rec.Room)
+		if rm.waiting++; rm.waiting == 1 {
+			d.waitingRooms++
+		}
+		p.pending[r.offset] = pendingRecord{*r, rm}
+		p.waitingBytes += r.size + waitingAllowance
+		d.waitingBytes += r.size + waitingAllowance
+	}
+}
+
+// decided takes the sequencer's word about a record.
+func (d *Dispatcher) decided(p *partition, r *room, rec *readRecord, o roomlog.Outcome) {
+	if o.Duplicate {
+		d.metrics.duplicates.Inc()
+		d.tidy(p, r)
+		return
+	}
+	d.metrics.entries.Inc()
+	body := encode(rec.rec, o.Seq, p.epoch, o.Offset)
+	d.keep(p, r, o.Seq, o.Offset, body)
+	if o.Offset < p.publishFrom {
+		r.sent = o.Seq
+		p.change(r)
+		return
+	}
+	d.enqueue(p, outgoing{room: r, seq: o.Seq, offset: o.Offset, body: body, read: rec.read})
+}
+
+// advance starts whatever p has to do.
+func (d *Dispatcher) advance(p *partition) {
+	if p.gone {
+		return
+	}
+	d.catchUp(p)
+	d.lookUp(p)
+	d.publish(p)
+	d.evict()
+}
+
+// lookUp asks the store what the sequencer does not hold.
+func (d *Dispatcher) lookUp(p *partition) {
+	for p.lookups < maxLookups {
+		l := p.seq.Lookup()
+		if l == nil {
+			return
+		}
+		p.lookups++
+		wait := min(50*time.Millisecond<<min(p.failures, 10), time.Second)
+		d.job(p, func(ctx context.Context) func() {
+			call, cancel := context.WithTimeout(ctx, d.cfg.StoreTimeout)
+			entries, heads, err := d.deps.Store.Lookup(call, l.Entries, l.Heads)
+			cancel()
+			if err != nil {
+				_ = pause(ctx, wait)
+			}
+			return func() { d.lookedUp(p, l, entries, heads, err) }
+		})
+	}
+}
+
+func (d *Dispatcher) lookedUp(p *partition, l *roomlog.Lookup, entries, heads []roomlog.Found, err error) {
+	p.lookups--
+	if err != nil {
+		if p.failures++; p.failures == 1 {
+			d.log.Warn("the store does not answer, trying on", "partition", p.id, "err", err)
+		}
+		d.metrics.lookupErrors.Inc()
+		p.seq.Failed(l)
+		d.advance(p)
+		return
+	}
+	p.failures = 0
+	p.seq.Answer(l, entries, heads)
+	for _, o := range p.seq.Take() {
+		w := p.pending[o.Offset]
+		delete(p.pending, o.Offset)
+		p.waitingBytes -= w.size + waitingAllowance
+		d.waitingBytes -= w.size + waitingAllowance
+		if w.room.waiting--; w.room.waiting == 0 {
+			d.waitingRooms--
+		}
+		d.decided(p, w.room, &w.readRecord, o)
+	}
+	for _, q := range l.Heads {
+		d.wake(p, q.Room)
+	}
+	for _, q := range l.Entries {
+		d.wake(p, q.Identity.Room)
+	}
+	d.advance(p)
+}
+
+// catchUp reads on from the log where what was polled was dropped because too much waited.
+func (d *Dispatcher) catchUp(p *partition) {
+	if !p.behind || p.catching || p.halted != nil || len(p.pending) > 0 && d.waitingBytes >= d.cfg.WaitingBytes/2 {
+		return
+	}
+	p.catching, p.missed = true, false
+	from := p.seq.Next()
+	d.job(p, func(ctx context.Context) func() {
+		call, cancel := context.WithTimeout(ctx, d.cfg.StoreTimeout)
+		defer cancel()
+		records, err := d.deps.Log.Read(call, p.id, from, catchUpRecords)
+		if err != nil && !errors.Is(err, journal.ErrOutOfRange) {
+			_ = pause(ctx, time.Second)
+		}
+		b := d.decode(&journal.Batch{Partition: p.id, Records: records}, time.Now())
+		return func() {
+			p.catching = false
+			switch {
+			case errors.Is(err, journal.ErrOutOfRange):
+				d.takeAnew(p, alarmOutOfRange, fmt.Errorf("read the log at %d: %w", from, err))
+				return
+			case err != nil:
+				d.log.Warn("reading on from the log failed, trying on", "partition", p.id, "err", err)
+			case len(b.records) == 0:
+				p.behind = p.missed
+			default:
+				d.number(p, b.records)
+			}
+			d.advance(p)
+		}
+	})
+}
+
+// stored takes a newer C.
+func (d *Dispatcher) stored(p *partition, checkpoint int64) {
+	if checkpoint > p.checkpoint {
+		p.checkpoint = checkpoint
+		d.letGoStored(p)
+	}
+	p.seq.Forget(p.checkpoint, time.Now())
+	d.advance(p)
+}
+
+// room returns what is known of a room, maybe nothing.
+func (p *partition) room(id contracts.RoomID) *room {
+	r := p.rooms[id]
+	if r == nil {
+		r = &room{id: id, lane: contracts.LaneOf(id), low: [3]int64{-1, -1, -1}}
+		p.rooms[id] = r
+	}
+	return r
+}
+
+// tidy forgets a room of which nothing is held and nothing is to be told.
+func (d *Dispatcher) tidy(p *partition, r *room) {
+	if len(r.items) == 0 && r.waiting == 0 && !r.changed && p.rooms[r.id] == r {
+		delete(p.rooms, r.id)
+	}
+}
+
+// settled returns the head of a room that is held and in which nothing waits.
+func (p *partition) settled(id contracts.RoomID) (head contracts.Seq, ok bool) {
+	if r := p.rooms[id]; r != nil && r.waiting > 0 {
+		return 0, false
+	}
+	return p.seq.Head(id)
+}
+
+// wake goes on with what waited for a room.
+func (d *Dispatcher) wake(p *partition, id contracts.RoomID) {
+	head, ok := p.settled(id)
+	if !ok {
+		return
+	}
+	if _, adopt := p.adopt[id]; adopt {
+		delete(p.adopt, id)
+		r := p.room(id)
+		if r.sent == 0 {
+			r.sent = head
+			if len(r.items) > 0 {
+				r.sent = r.base - 1 // the rest is on its way
+			}
+		}
+		p.change(r)
+	}
+	asks := p.asks[id]
+	delete(p.asks, id)
+	for _, a := range asks {
+		if a.waits--; a.waits == 0 {
+			delete(d.parked, a)
+			d.ask(a)
+		}
+	}
+}
