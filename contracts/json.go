@@ -190,7 +190,7 @@ func (p *jsonParser) object(depth int) error {
 		}
 		for i := range p.fields[first:] {
 			if bytes.Equal(p.fields[first+i].name, name) {
-				return &Error{Code: CodeBadRequest, Message: "a name stands twice in one object", Field: string(name)}
+				return BadField(string(name[:min(len(name), MaxIDLen)]), "a name stands twice in one object")
 			}
 		}
 		if len(p.fields)-first == MaxKeys {
