@@ -1,0 +1,132 @@
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// startKafka starts one Kafka that is broker and controller at once. Its data outlives it.
+func (r *runner) startKafka(ctx context.Context, p, controller port) (string, error) {
+	dir := filepath.Join(r.opts.Dir, "kafka")
+	if err := r.fetchJars(ctx, "kafka", p.name, "43 MB"); err != nil {
+		return "", err
+	}
+	config := filepath.Join(dir, "server.properties")
+	if err := os.WriteFile(config, []byte(kafkaConfig(dir, p, controller)), 0o644); err != nil {
+		return "", fmt.Errorf("configure kafka: %w", err)
+	}
+	classes := filepath.Join(dir, "lib", "*")
+	logging := "-Dlog4j2.configurationFile=" + filepath.Join(dir, "log4j2.properties")
+	if _, err := os.Stat(filepath.Join(dir, "data", "meta.properties")); err != nil {
+		err := r.setup(ctx, spec{name: "kafka-format", path: "java", args: []string{
+			logging, "-cp", classes, "kafka.tools.StorageTool", "format", "--cluster-id", clusterID(), "--config", config,
+		}})
+		if err != nil {
+			return "", fmt.Errorf("format kafka's storage: %w", err)
+		}
+	}
+	c, err := r.start(spec{kind: kindServer, name: p.name, path: "java", args: []string{
+		"-Xmx512m", "-XX:+ExitOnOutOfMemoryError", logging, "-cp", classes, "kafka.Kafka", config,
+	}})
+	if err != nil {
+		return "", err
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.addr()), kgo.RetryTimeout(time.Second), kgo.DialTimeout(time.Second))
+	if err != nil {
+		return "", fmt.Errorf("ask kafka: %w", err)
+	}
+	defer client.Close()
+	err = r.ready(ctx, c, 90*time.Second, func(ctx context.Context) error {
+		m, err := kadm.NewClient(client).BrokerMetadata(ctx)
+		if err == nil && len(m.Brokers) == 0 {
+			err = errors.New("the broker has not joined yet")
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	r.up(c, p.addr(), "")
+	return p.addr(), nil
+}
+
+// fetchJars unpacks a directory of assets to one of the same name below Dir and has Maven put its libraries into lib,
+// once per version of its pom.xml.
+func (r *runner) fetchJars(ctx context.Context, asset, name, size string) error {
+	if _, err := exec.LookPath("java"); err != nil {
+		return fmt.Errorf("java is not on PATH, %s needs version 17 or newer: apt-get install default-jdk-headless, or brew install openjdk", name)
+	}
+	dir := filepath.Join(r.opts.Dir, asset)
+	source, err := unpack(asset, dir)
+	if err != nil {
+		return err
+	}
+	lib := filepath.Join(dir, "lib")
+	if made(lib, source) {
+		return nil
+	}
+	if _, err := exec.LookPath("mvn"); err != nil {
+		return fmt.Errorf("mvn is not on PATH, %s is fetched with it: apt-get install maven, or brew install maven", name)
+	}
+	r.out.line(name, "downloading (%s, once)", size)
+	if err := os.RemoveAll(lib); err != nil {
+		return fmt.Errorf("fetch %s: %w", name, err)
+	}
+	err = r.setup(ctx, spec{name: asset + "-download", path: "mvn", args: []string{
+		"-q", "-B", "-f", filepath.Join(dir, "pom.xml"), "dependency:copy-dependencies", "-DoutputDirectory=" + lib,
+	}})
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", name, err)
+	}
+	return markMade(lib, source)
+}
+
+// kafkaConfig is the broker's settings. Topics are created by Parley alone, with their own retention.
+func kafkaConfig(dir string, p, controller port) string {
+	return strings.Join([]string{
+		"process.roles=broker,controller",
+		"node.id=1",
+		"listeners=PLAINTEXT://" + p.addr() + ",CONTROLLER://" + controller.addr(),
+		"advertised.listeners=PLAINTEXT://" + p.addr(),
+		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"controller.listener.names=CONTROLLER",
+		"controller.quorum.voters=1@" + controller.addr(),
+		"log.dirs=" + escapeProperty(filepath.Join(dir, "data")),
+		"auto.create.topics.enable=false",
+		"offsets.topic.replication.factor=1",
+		"offsets.topic.num.partitions=4",
+		"transaction.state.log.replication.factor=1",
+		"transaction.state.log.min.isr=1",
+		"transaction.state.log.num.partitions=4",
+		"share.coordinator.state.topic.replication.factor=1",
+		"share.coordinator.state.topic.min.isr=1",
+		"group.initial.rebalance.delay.ms=0",
+		"log.cleaner.dedupe.buffer.size=16777216", // of the heap, from the start
+		"",
+	}, "\n")
+}
+
+// escapeProperty writes a value for a Java properties file.
+func escapeProperty(s string) string { return strings.ReplaceAll(s, `\`, `\\`) }
+
+// clusterID is 16 random bytes as Kafka writes them; it may not begin like an option.
+func clusterID() string {
+	var id [16]byte
+	for {
+		_, _ = rand.Read(id[:]) // never fails
+		if s := base64.RawURLEncoding.EncodeToString(id[:]); s[0] != '-' {
+			return s
+		}
+	}
+}
