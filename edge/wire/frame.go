@@ -51,7 +51,9 @@ func AppendText(dst, payload []byte) []byte {
 }
 
 // AppendTextHeader appends what stands in front of an unmasked text frame's payload, for who has the payload in place.
-func AppendTextHeader(dst []byte, payloadLen int) []byte { return appendHeader(dst, OpText, payloadLen) }
+func AppendTextHeader(dst []byte, payloadLen int) []byte {
+	return appendHeader(dst, OpText, payloadLen)
+}
 
 // AppendControl appends an unmasked control frame. More than 125 bytes of payload are cut off.
 func AppendControl(dst []byte, op Op, payload []byte) []byte {

@@ -1,0 +1,131 @@
+// Package edge holds the connections: WebSockets on our own epoll loops, and beside them, on the same port, the HTTP
+// API and the chat page. It decides nothing: it parses envelopes, asks workers over rpc, hears the rooms through
+// fanout and writes what happens there to the members, in order and without holes.
+//
+// Who owns what:
+//
+//	loop   one goroutine per core. It owns its connections and its part of each room (local); everything that
+//	       happens to them arrives through its inbox or its poller, so that none of it needs a lock.
+//	hub    the rooms that have a member on this node: the last seq passed on, what was heard out of order, the repair.
+//	       Guarded by one mutex per group of lanes. It hands each entry to the loops, in seq order, framed once.
+//	asker  the questions that workers have not answered yet.
+//
+// A message to a member: fanout → hub (order, holes) → inbox of each loop with members → one write per member for all
+// that waits in that room.
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/rpc"
+	"github.com/parley-chat/parley/contracts"
+)
+
+// Config of an edge. The zero value of a field means its default.
+type Config struct {
+	// Node names this edge among all. Required.
+	Node contracts.NodeID
+	// Version is told to clients. Defaults to "devel".
+	Version string
+	Names   contracts.Names
+	// Partitions of the log. Defaults to contracts.DefaultPartitions.
+	Partitions int
+	// Listen is the address for WebSocket, API and page. Defaults to 127.0.0.1:8080.
+	Listen string
+	// Loops is how many event loops run. Defaults to the number of cores.
+	Loops int
+	// Portable uses a goroutine per connection instead of epoll. Elsewhere than on Linux it is always so.
+	Portable bool
+	// Origins are the Origin headers that are welcome beside the page's own host. Defaults to none.
+	Origins []string
+	// MaxConnections is the most that are held; above it HTTP 503. Defaults to 0.9 of the descriptor limit.
+	MaxConnections int
+	// MaxRooms is the most rooms that one connection may listen to. Defaults to 1,000.
+	MaxRooms int
+	// MessageBytes is the most that one message of a client may measure. Defaults to 64 KiB.
+	MessageBytes int
+	// Fragments is the most that one message may come in. Defaults to 64.
+	Fragments int
+	// OutboundBytes is the most that waits for one connection. Defaults to 1 MiB.
+	OutboundBytes int
+	// Ping is the interval of WebSocket pings. Defaults to 25 s.
+	Ping time.Duration
+	// Pong is how long after a ping something must be heard. Defaults to 10 s.
+	Pong time.Duration
+	// HeadTime is the time for a whole HTTP head, ConnectTime for the connect that must come first. Default to 5 s.
+	HeadTime, ConnectTime time.Duration
+	// FrameTime is the time for one message that has begun. Defaults to 30 s.
+	FrameTime time.Duration
+	// AskTime is the time that a worker has to answer. Defaults to 5 s.
+	AskTime time.Duration
+	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
+	InFlight int
+}
+
+func (c *Config) setDefaults() {
+	set := func(v *int, def int) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	last := func(v *time.Duration, def time.Duration) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	if c.Version == "" {
+		c.Version = "devel"
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:8080"
+	}
+	set(&c.Partitions, contracts.DefaultPartitions)
+	set(&c.Loops, runtime.GOMAXPROCS(0))
+	set(&c.MaxConnections, descriptorLimit()*9/10)
+	set(&c.MaxRooms, 1000)
+	set(&c.MessageBytes, 64<<10)
+	set(&c.Fragments, 64)
+	set(&c.OutboundBytes, 1<<20)
+	set(&c.InFlight, 2000)
+	last(&c.Ping, 25*time.Second)
+	last(&c.Pong, 10*time.Second)
+	last(&c.HeadTime, 5*time.Second)
+	last(&c.ConnectTime, 5*time.Second)
+	last(&c.FrameTime, 30*time.Second)
+	last(&c.AskTime, 5*time.Second)
+}
+
+// Validate tells what is wrong with c, if anything is.
+func (c *Config) Validate() error {
+	if !contracts.ValidID(string(c.Node)) {
+		return fmt.Errorf("edge node %q: use 1 to 64 of A-Z a-z 0-9 _ -", c.Node)
+	}
+	if c.Partitions != 0 && !contracts.ValidPartitions(c.Partitions) {
+		return fmt.Errorf("edge partitions %d: must be a power of two from 1 to %d", c.Partitions, contracts.Lanes)
+	}
+	if c.Ping < 0 || c.Pong < 0 || c.Loops < 0 || c.MaxConnections < 0 {
+		return errors.New("edge: a setting is negative")
+	}
+	return nil
+}
+
+// Deps is what an edge needs of others.
+type Deps struct {
+	// Ask reaches workers and dispatchers.
+	Ask rpc.Client
+	// Hear makes the subscriber that calls the edge; the edge closes it.
+	Hear func(fanout.Receiver) fanout.Subscriber
+	// Page serves everything that is neither the protocol nor the API. Nil: 404.
+	Page http.Handler
+	Log  *slog.Logger
+	// Metrics is where the edge registers its metrics.
+	Metrics prometheus.Registerer
+}

@@ -1,0 +1,652 @@
+package edge
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/edge/wire"
+)
+
+type connState uint8
+
+const (
+	stateHead       connState = iota // the HTTP head is not complete
+	stateOpen                        // WebSocket, before connect
+	stateConnecting                  // connect is being answered
+	stateReady                       // connected
+	stateClosing                     // a close frame is on its way; input is thrown away
+	stateGone                        // closed
+)
+
+const (
+	// maxPending is how many of a connection's requests may be unanswered; above it its input waits in the socket.
+	maxPending = 256
+	// connectBytes bounds what may follow an unanswered connect.
+	connectBytes = 12 << 10
+	// closeTime is how long a peer has to answer a close frame.
+	closeTime = 2 * time.Second
+	// tokenReminder is how long before a token's end the client is reminded.
+	tokenReminder = time.Minute
+)
+
+// conn is one client's connection. All of it is owned by its loop.
+type conn struct {
+	// Static after construction.
+	loop *loop
+	id   uint64
+	port *port // the socket of the portable poller; nil on epoll
+
+	fd, place int32 // on epoll
+
+	state       connState
+	slot        uint8 // of the wheel
+	inWheel     bool
+	queuedAgain bool // in loop.again
+	stuck       bool // the socket took less than everything
+	paused      bool // input waits until requests are answered
+	pinged      bool // a ping is out and nothing has been heard since
+	reminded    bool // the token event was sent
+	peerDone    bool // the peer has sent its close frame
+
+	due       uint32 // tick of the next timer
+	heard     uint32 // tick of the last input
+	began     uint32 // tick at which the incomplete message began; 0: none is
+	wheelPrev *conn
+	wheelNext *conn
+
+	user    *contracts.Person
+	expires int64 // of the token, Unix milliseconds
+
+	reader wire.Reader
+	rooms  []*local // the rooms it is in; see local.members
+	busy   *busy    // nil while idle
+}
+
+// busy is what a connection needs only while something goes on.
+type busy struct {
+	head     []byte   // the HTTP head so far
+	stash    []byte   // input that waits because the connection is paused
+	waiting  [][]byte // requests that wait for connect
+	waitSize int
+	sends    []*sends
+	pending  int // requests that are not answered
+	out      [][]byte
+	outSize  int
+}
+
+func (b *busy) idle() bool {
+	return len(b.head) == 0 && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0
+}
+
+func (c *conn) work() *busy {
+	if c.busy == nil {
+		c.busy = &busy{}
+	}
+	return c.busy
+}
+
+// rest gives back what is not needed while idle.
+func (c *conn) rest() {
+	if c.busy != nil && c.busy.idle() {
+		c.busy = nil
+	}
+}
+
+// newConn makes a connection of the loop whose socket is attached next.
+func (l *loop) newConn() *conn {
+	l.nextID += uint64(l.srv.cfg.Loops)
+	c := &conn{loop: l, id: l.nextID}
+	l.conns[c.id] = c
+	c.heard = l.ticks
+	c.schedule(l.in(l.srv.cfg.HeadTime))
+	return c
+}
+
+// Reading.
+
+// readable reads what there is, for one turn.
+func (c *conn) readable() {
+	if c.paused {
+		return // resume reads on
+	}
+	l := c.loop
+	n, err := c.sysRead(l.buf)
+	if n > 0 {
+		c.received(l.buf[:n])
+		if c.state == stateGone {
+			return
+		}
+		if n == len(l.buf) && !c.queuedAgain {
+			c.queuedAgain = true
+			l.again = append(l.again, c)
+		}
+		return
+	}
+	if err != nil && errors.Is(err, errAgain) {
+		return
+	}
+	c.close() // the peer is gone: end of input, or an error
+}
+
+// received takes bytes of the client, in which it may write.
+func (c *conn) received(data []byte) {
+	l := c.loop
+	c.heard, c.pinged = l.ticks, false
+	l.srv.metrics.bytesIn.Add(float64(len(data)))
+	switch c.state {
+	case stateHead:
+		c.readHead(data)
+	case stateClosing:
+		// Whatever comes now is not looked at; the end of input closes.
+	default:
+		c.readFrames(data)
+	}
+}
+
+// readFrames takes all frames of data.
+func (c *conn) readFrames(data []byte) {
+	for {
+		ev, rest, bad := c.reader.Next(data, &c.loop.lim)
+		if bad != nil {
+			c.shut(bad.Code, bad.Reason)
+			return
+		}
+		data = rest
+		switch ev.Op {
+		case wire.OpNone:
+			c.noteBegun()
+			return
+		case wire.OpText:
+			c.began = 0
+			c.request(ev.Payload)
+		case wire.OpPing:
+			c.write(wire.AppendControl(c.loop.out[:0], wire.OpPong, ev.Payload), false)
+		case wire.OpClose:
+			c.answerClose(ev.Code)
+			return
+		}
+		if c.state == stateGone || c.state == stateClosing {
+			return
+		}
+		if c.paused {
+			c.work().stash = append(c.work().stash, data...)
+			return
+		}
+	}
+}
+
+// noteBegun starts the clock of a message that has begun and is not complete.
+func (c *conn) noteBegun() {
+	switch {
+	case !c.reader.Partial():
+		c.began = 0
+	case c.began == 0:
+		c.began = max(c.loop.ticks, 1)
+		c.sooner(c.loop.in(c.loop.srv.cfg.FrameTime))
+	}
+}
+
+// pause keeps further input in the socket until some requests are answered.
+func (c *conn) pause() { c.paused = true }
+
+// resume takes the input that waited.
+func (c *conn) resume() {
+	if !c.paused || c.busy != nil && c.busy.pending >= maxPending/2 {
+		return
+	}
+	c.paused = false
+	if b := c.busy; b != nil && len(b.stash) > 0 {
+		data := b.stash
+		b.stash = nil
+		c.readFrames(data)
+	}
+	if c.state != stateGone && c.state != stateClosing && !c.paused {
+		c.readOn()
+	}
+}
+
+// readOn looks for input that came while the connection was paused.
+func (c *conn) readOn() {
+	switch {
+	case c.port != nil:
+		c.port.proceed()
+	case !c.queuedAgain:
+		c.queuedAgain = true
+		c.loop.again = append(c.loop.again, c)
+	}
+}
+
+// Writing.
+
+// write sends frames to the client. shared says that b is never changed; otherwise b is the caller's again on return.
+func (c *conn) write(b []byte, shared bool) {
+	if c.state == stateGone {
+		return
+	}
+	if !c.stuck {
+		n, err := c.put(b)
+		if n == len(b) {
+			return
+		}
+		if err != nil && !errors.Is(err, errAgain) {
+			c.close()
+			return
+		}
+		b = b[n:]
+		c.stuck = true
+	}
+	w := c.work()
+	if w.outSize+len(b) > c.loop.srv.cfg.OutboundBytes {
+		c.tooSlow()
+		return
+	}
+	if !shared {
+		b = bytes.Clone(b)
+	}
+	w.out = append(w.out, b)
+	w.outSize += len(b)
+}
+
+// writable sends what waited.
+func (c *conn) writable() {
+	if !c.stuck || c.busy == nil {
+		return
+	}
+	b := c.busy
+	for len(b.out) > 0 {
+		n, err := c.put(b.out[0])
+		b.outSize -= n
+		if n < len(b.out[0]) {
+			b.out[0] = b.out[0][n:]
+			if err != nil && !errors.Is(err, errAgain) {
+				c.close()
+			}
+			return
+		}
+		b.out[0] = nil
+		b.out = b.out[1:]
+	}
+	b.out = nil
+	c.stuck = false
+	if c.state == stateClosing {
+		c.shutSending()
+	}
+	c.rest()
+}
+
+// tooSlow ends a connection whose output does not fit any more: what waits is given up, as more of it would not arrive either.
+func (c *conn) tooSlow() {
+	c.loop.srv.metrics.closed.WithLabelValues(strconv.Itoa(int(contracts.CloseTooSlow))).Inc()
+	b := c.work()
+	// The first waiting piece may have been sent in part: what follows it must be the close frame.
+	b.out = append(b.out[:min(1, len(b.out))], wire.AppendClose(nil, contracts.CloseTooSlow, "too slow"))
+	c.startClosing()
+}
+
+func (c *conn) reply(id uint64, ok []byte) {
+	if id == 0 {
+		return
+	}
+	out := c.loop.frameStart()
+	out = append(out, `{"id":`...)
+	out = strconv.AppendUint(out, id, 10)
+	out = append(out, `,"ok":`...)
+	out = append(out, ok...)
+	out = append(out, '}')
+	c.send(out)
+}
+
+func (c *conn) fail(req *request, e *contracts.Error) {
+	l := c.loop
+	l.srv.metrics.errors.WithLabelValues(string(e.Code)).Inc()
+	out := l.frameStart()
+	if req.id != 0 {
+		out = append(out, `{"id":`...)
+		out = strconv.AppendUint(out, req.id, 10)
+		out = append(out, `,"error":{`...)
+		out = appendError(out, e)
+		out = append(out, "}}"...)
+	} else {
+		out = append(out, `{"event":"error",`...)
+		out = appendError(out, e)
+		if req.op != "" {
+			out = append(out, `,"op":`...)
+			out = contracts.AppendString(out, string(req.op))
+		}
+		out = append(out, '}')
+	}
+	c.send(out)
+}
+
+func appendError(dst []byte, e *contracts.Error) []byte {
+	dst = append(dst, `"code":"`...)
+	dst = append(dst, e.Code...)
+	dst = append(dst, `","message":`...)
+	dst = contracts.AppendString(dst, e.Message)
+	if e.Field != "" {
+		dst = append(dst, `,"field":`...)
+		dst = contracts.AppendString(dst, e.Field)
+	}
+	if e.Retry {
+		dst = append(dst, `,"retry":true`...)
+	}
+	if e.RetryAfterMS > 0 {
+		dst = append(dst, `,"retry_after_ms":`...)
+		dst = strconv.AppendInt(dst, e.RetryAfterMS, 10)
+	}
+	return dst
+}
+
+// headroom is left free in front of a payload for its frame header.
+const headroom = 10
+
+// frameStart returns the loop's scratch for one payload, behind room for the frame header.
+func (l *loop) frameStart() []byte {
+	if cap(l.out) < headroom {
+		l.out = make([]byte, 0, 4096)
+	}
+	return l.out[:headroom]
+}
+
+// send frames and writes a payload that began with frameStart.
+func (c *conn) send(out []byte) {
+	if cap(out) <= 256<<10 {
+		c.loop.out = out[:0]
+	}
+	payload := len(out) - headroom
+	start := headroom - (wire.FrameSize(payload) - payload)
+	wire.AppendTextHeader(out[start:start], payload)
+	c.write(out[start:], false)
+}
+
+// Closing.
+
+// shut sends a close frame and waits for the peer's, for a while.
+func (c *conn) shut(code contracts.CloseCode, reason string) {
+	if c.state == stateGone || c.state == stateClosing {
+		return
+	}
+	c.loop.srv.metrics.closed.WithLabelValues(strconv.Itoa(int(code))).Inc()
+	c.write(wire.AppendClose(nil, code, reason), true)
+	c.startClosing()
+}
+
+// answerClose ends what the peer wants to end (RFC 6455 section 5.5.1).
+func (c *conn) answerClose(code contracts.CloseCode) {
+	c.loop.srv.metrics.closed.WithLabelValues(closeLabel(code)).Inc()
+	if code == 1005 {
+		code = contracts.CloseNormal
+	}
+	c.write(wire.AppendClose(nil, code, ""), true)
+	if c.state == stateGone {
+		return
+	}
+	c.peerDone = true
+	c.startClosing()
+}
+
+// closeLabel keeps the label's values few: what clients send is theirs to choose.
+func closeLabel(code contracts.CloseCode) string {
+	if code < 1000 || code > 1015 {
+		return "other"
+	}
+	return strconv.Itoa(int(code))
+}
+
+// startClosing leaves all rooms; what is left is to get the close frame across.
+func (c *conn) startClosing() {
+	if c.state == stateGone || c.state == stateClosing {
+		return
+	}
+	c.state = stateClosing
+	c.leaveAll()
+	c.reader = wire.Reader{}
+	c.began = 0
+	if b := c.busy; b != nil {
+		b.stash, b.waiting, b.sends = nil, nil, nil
+	}
+	c.schedule(c.loop.in(closeTime))
+	if !c.stuck {
+		c.shutSending()
+	}
+	if c.paused {
+		c.paused = false
+		c.readOn()
+	}
+}
+
+// shutSending tells the peer that nothing follows. The descriptor is closed once the peer has closed its half too: closing it
+// with input unread would reset the connection and could destroy the close frame on its way.
+func (c *conn) shutSending() {
+	if c.peerDone {
+		c.close()
+		return
+	}
+	c.halfClose()
+}
+
+// close ends the connection, once, without a word.
+func (c *conn) close() {
+	if c.state == stateGone {
+		return
+	}
+	if c.state == stateOpen || c.state == stateConnecting || c.state == stateReady {
+		c.loop.srv.metrics.closed.WithLabelValues("0").Inc()
+	}
+	c.forget()
+	c.hangUp()
+}
+
+// forget takes the connection out of everything but its socket.
+func (c *conn) forget() {
+	l := c.loop
+	if c.state != stateHead {
+		l.srv.metrics.connections.Dec()
+		l.srv.open.Add(-1)
+	}
+	c.leaveAll()
+	c.state = stateGone
+	c.unschedule()
+	delete(l.conns, c.id)
+	c.busy = nil
+}
+
+// Timers.
+
+// sooner moves the timer forward, never back.
+func (c *conn) sooner(due uint32) {
+	if !c.inWheel || due < c.due {
+		c.schedule(due)
+	}
+}
+
+// timeout runs when the tick that schedule was given has come.
+func (c *conn) timeout() {
+	l := c.loop
+	cfg := &l.srv.cfg
+	switch c.state {
+	case stateHead:
+		c.refuse(&wire.HTTPError{Status: 408, Message: "the request did not arrive in time"})
+		return
+	case stateOpen:
+		c.shut(contracts.CloseNoConnect, "no connect in time")
+		return
+	case stateClosing:
+		c.close()
+		return
+	}
+	if c.began != 0 && l.ticks-c.began >= uint32(cfg.FrameTime/tick) {
+		c.shut(contracts.ClosePolicy, "a message did not arrive in time")
+		return
+	}
+	silent := time.Duration(l.ticks-c.heard) * tick
+	switch {
+	case c.pinged && silent >= cfg.Ping+cfg.Pong:
+		c.close()
+		return
+	case !c.pinged && silent >= cfg.Ping && !c.paused:
+		c.pinged = true
+		c.write(pingFrame, true)
+		if c.state == stateGone || c.state == stateClosing {
+			return
+		}
+	}
+	if !c.checkToken() {
+		return
+	}
+	c.nextTimer()
+}
+
+var pingFrame = wire.AppendControl(nil, wire.OpPing, nil)
+
+// checkToken reminds of a token's end and ends the connection with it.
+func (c *conn) checkToken() bool {
+	if c.state != stateReady {
+		return true
+	}
+	left := time.Until(time.UnixMilli(c.expires))
+	if left <= 0 {
+		c.shut(contracts.CloseUnauthorized, "the token has expired")
+		return false
+	}
+	if left <= tokenReminder && !c.reminded {
+		c.reminded = true
+		out := append(c.loop.frameStart(), `{"event":"token","expires_in_ms":`...)
+		out = strconv.AppendInt(out, left.Milliseconds(), 10)
+		c.send(append(out, '}'))
+	}
+	return c.state == stateReady
+}
+
+// nextTimer schedules what comes next for a connection that is open.
+func (c *conn) nextTimer() {
+	l := c.loop
+	cfg := &l.srv.cfg
+	wait := cfg.Ping
+	if c.pinged {
+		wait += cfg.Pong
+	}
+	due := c.heard + uint32((wait+tick-1)/tick)
+	if c.began != 0 {
+		due = min(due, c.began+uint32(cfg.FrameTime/tick))
+	}
+	if c.state == stateReady {
+		left := time.Until(time.UnixMilli(c.expires))
+		if !c.reminded {
+			left -= tokenReminder
+		}
+		if left < time.Hour {
+			due = min(due, l.in(max(left, 0)))
+		}
+	}
+	c.schedule(due)
+}
+
+// The HTTP head.
+
+func (c *conn) readHead(data []byte) {
+	b := c.work()
+	whole := data
+	if len(b.head) > 0 {
+		b.head = append(b.head, data...)
+		whole = b.head
+	}
+	req, n, bad := wire.ParseRequest(whole)
+	switch {
+	case bad != nil:
+		c.refuse(bad)
+	case n == 0:
+		if len(b.head) == 0 {
+			b.head = bytes.Clone(data)
+		}
+	case req.Path != wire.Path:
+		b.head = nil
+		c.handOver(whole)
+	default:
+		c.upgrade(&req, whole[n:])
+	}
+}
+
+func (c *conn) upgrade(req *wire.Request, behind []byte) {
+	s := c.loop.srv
+	if bad := req.CheckUpgrade(s.cfg.Origins); bad != nil {
+		c.refuse(bad)
+		return
+	}
+	if s.ending.Load() {
+		c.refuse(&wire.HTTPError{Status: 503, Message: "this server is stopping", Header: "Retry-After: 1\r\n"})
+		return
+	}
+	if int(s.open.Load()) >= s.cfg.MaxConnections {
+		c.refuse(&wire.HTTPError{Status: 503, Message: "no more connections here", Header: "Retry-After: 5\r\n"})
+		return
+	}
+	if next := s.nextShare(); next != s {
+		c.passTo(next, req, behind)
+		return
+	}
+	c.opened(wire.AppendSwitching(nil, req), behind)
+}
+
+// opened turns a connection whose head is done into a WebSocket.
+func (c *conn) opened(switching, behind []byte) {
+	s := c.loop.srv
+	if c.busy != nil {
+		c.busy.head = nil
+	}
+	c.state = stateOpen
+	s.open.Add(1)
+	s.metrics.connections.Inc()
+	c.schedule(c.loop.in(s.cfg.ConnectTime))
+	c.write(switching, true)
+	if len(behind) > 0 && c.state == stateOpen {
+		c.readFrames(behind)
+	}
+	c.rest()
+}
+
+// refuse answers a request that does not become a WebSocket.
+func (c *conn) refuse(bad *wire.HTTPError) {
+	c.loop.srv.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
+	_, _ = c.put(wire.AppendHTTPError(nil, bad))
+	c.forget()
+	// The client may still be sending: closing now could reset the answer away.
+	if conn, err := c.detach(); err == nil {
+		c.loop.srv.linger(conn)
+	}
+}
+
+// handOver gives the connection with all it sent so far to the HTTP server.
+func (c *conn) handOver(sent []byte) {
+	s := c.loop.srv
+	sent = bytes.Clone(sent)
+	c.forget()
+	nc, err := c.detach()
+	if err != nil {
+		s.log.Warn("hand a connection to the API", "err", err)
+		return
+	}
+	s.http.take(&replayed{Conn: nc, first: sent})
+}
+
+// replayed is a connection whose first bytes were read already.
+type replayed struct {
+	net.Conn
+	first []byte
+}
+
+func (r *replayed) Read(p []byte) (int, error) {
+	if len(r.first) > 0 {
+		n := copy(p, r.first)
+		r.first = r.first[n:]
+		return n, nil
+	}
+	return r.Conn.Read(p)
+}
+
+var _ io.Reader = (*replayed)(nil)

@@ -1,0 +1,219 @@
+package edge
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+const (
+	// maxJoins bounds a connection's joins of one room that wait for an earlier one.
+	maxJoins = 16
+	// maxTries bounds how often one join is asked when its answers cannot be joined with the live entries.
+	maxTries = 5
+)
+
+// joining is one join under way.
+//
+// The order is what makes it hole-free: the lane is heard first; from then on the loop keeps the room's entries; only
+// then is the worker asked, with the last entry that this node has passed on. The answer reaches to the room's head
+// or to that entry, whichever is higher, so that it overlaps with what was kept; what is kept above it follows.
+type joining struct {
+	req       request
+	lc        *local
+	after     []request // joins of the same room by the same connection, to be answered after this one
+	passed    contracts.RoomHead
+	known     bool // passed is the room's; otherwise this node has passed on nothing yet
+	tries     int
+	deadline  time.Time
+	cancelled bool // the connection has left the room meanwhile: answer, but do not listen
+}
+
+// join takes a request to join.
+func (c *conn) join(req *request) {
+	l := c.loop
+	r := *req
+	r.body = bytes.Clone(req.body)
+	lc := l.locals[r.room]
+	at := -1
+	if lc != nil {
+		at = lc.find(c)
+	}
+	switch {
+	case at < 0 && len(c.rooms) >= l.srv.cfg.MaxRooms:
+		c.fail(req, contracts.NewError(contracts.CodeTooManyRooms, "this connection is in "+strconv.Itoa(len(c.rooms))+" rooms, which is the most"))
+		return
+	case at < 0:
+		lc = c.enter(r.room)
+		at = len(lc.members) - 1
+	case lc.members[at].join != nil:
+		j := lc.members[at].join
+		if len(j.after) >= maxJoins {
+			c.fail(req, errOverloaded)
+			return
+		}
+		j.after = append(j.after, r)
+		c.begin(1)
+		return
+	}
+	c.begin(1)
+	c.startJoin(lc, at, &joining{req: r, lc: lc, deadline: time.Now().Add(l.srv.cfg.AskTime)})
+}
+
+func (c *conn) startJoin(lc *local, at int, j *joining) {
+	// What was delivered before is written first: live pauses behind it.
+	lc.flush()
+	if c.state != stateReady {
+		return
+	}
+	if at = lc.find(c); at < 0 {
+		return
+	}
+	lc.members[at].join = j
+	lc.joining++
+	l := c.loop
+	l.srv.hub.heard(lc.room, func(err error) {
+		l.call(func() {
+			switch {
+			case c.state == stateGone:
+			case err != nil:
+				c.joinFailed(j, errUnavailable)
+			default:
+				c.askJoin(j)
+			}
+		})
+	})
+}
+
+// askJoin asks the worker, with what this node has passed on by now.
+func (c *conn) askJoin(j *joining) {
+	s, l := c.loop.srv, c.loop
+	j.tries++
+	j.passed, j.known = s.hub.passed(j.lc.room)
+	conn, user, passed, known, req := c.id, c.user, j.passed, j.known, &j.req
+	s.asker.ask(question{
+		subject:  s.subject(contracts.OpJoin, req.room),
+		deadline: j.deadline,
+		body: func(left time.Duration) []byte {
+			cmd := s.command(make([]byte, 0, 320+len(req.body)), contracts.OpJoin, conn, left, user, req.room)
+			if known {
+				cmd = append(cmd, `,"passed":{"epoch":`...)
+				cmd = strconv.AppendUint(cmd, uint64(passed.Epoch), 10)
+				cmd = append(cmd, `,"seq":`...)
+				cmd = strconv.AppendUint(cmd, uint64(passed.Seq), 10)
+				cmd = append(cmd, '}')
+			}
+			cmd = append(cmd, `,"body":`...)
+			cmd = append(cmd, req.body...)
+			return append(cmd, '}')
+		},
+		done: func(a *contracts.Answer, bad *contracts.Error) {
+			l.call(func() {
+				switch {
+				case c.state == stateGone:
+				case bad != nil:
+					c.joinFailed(j, bad)
+				case a.Joined == nil:
+					c.joinFailed(j, contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read"))
+				default:
+					c.joinAnswered(j, a)
+				}
+			})
+		},
+	})
+}
+
+// joinAnswered takes the answer if it can be joined with the live entries, and asks anew if not.
+func (c *conn) joinAnswered(j *joining, a *contracts.Answer) {
+	lc, to := j.lc, a.Joined
+	if j.cancelled || c.state != stateReady {
+		c.joinDone(j, a.OK, nil)
+		return
+	}
+	if to.State == contracts.JoinMore {
+		// The client comes again for the rest; who was listening goes on only then.
+		if at := lc.find(c); at >= 0 {
+			lc.members[at].listening = false
+		}
+		c.joinDone(j, a.OK, nil)
+		return
+	}
+	now := c.loop.srv.hub.settle(lc.room, contracts.RoomHead{Epoch: to.Epoch, Seq: to.Head})
+	fits := now.Epoch == to.Epoch && (lc.lostEpoch < to.Epoch || lc.lost <= to.Head)
+	if j.known {
+		fits = fits && (j.passed.Epoch < to.Epoch || j.passed.Seq <= to.Head)
+	} else {
+		fits = fits && now.Seq <= to.Head
+	}
+	if !fits {
+		if j.tries >= maxTries {
+			c.joinFailed(j, errUnavailable)
+			return
+		}
+		c.askJoin(j)
+		return
+	}
+	at := lc.find(c)
+	lc.members[at].listening = true
+	lc.members[at].epoch, lc.members[at].next = to.Epoch, to.Head+1
+	c.joinDone(j, a.OK, nil)
+}
+
+func (c *conn) joinFailed(j *joining, bad *contracts.Error) { c.joinDone(j, nil, bad) }
+
+// joinDone answers, goes live where the connection listens, and starts the next join that waited for this one.
+func (c *conn) joinDone(j *joining, ok []byte, bad *contracts.Error) {
+	lc := j.lc
+	finished := 1
+	defer func() { c.finish(finished) }()
+	c.answer(&j.req, ok, bad)
+	if j.cancelled || c.state != stateReady {
+		for i := range j.after {
+			c.answer(&j.after[i], nil, errUnavailable)
+		}
+		finished += len(j.after)
+		return
+	}
+	at := lc.find(c)
+	m := &lc.members[at]
+	m.join = nil
+	if m.listening {
+		c.catchUp(lc, at)
+	}
+	lc.joined()
+	if c.state != stateReady {
+		return
+	}
+	if at = lc.find(c); at < 0 {
+		return
+	}
+	if len(j.after) > 0 {
+		next := &joining{req: j.after[0], after: j.after[1:], lc: lc, deadline: time.Now().Add(c.loop.srv.cfg.AskTime)}
+		c.startJoin(lc, at, next)
+		return
+	}
+	if bad != nil && !lc.members[at].listening {
+		c.exit(lc)
+	}
+}
+
+// catchUp writes what was kept above the member's position. What went missing meanwhile is told as a gap.
+func (c *conn) catchUp(lc *local, at int) {
+	m := &lc.members[at]
+	if lc.lostEpoch == m.epoch && lc.lost >= m.next {
+		from := m.next
+		m.next = lc.lost + 1
+		c.sendGap(lc.room.id, from, lc.lost)
+	}
+	for i := range lc.kept {
+		if it := &lc.kept[i]; it.epoch == m.epoch && it.seq >= m.next {
+			m.next = it.seq + 1
+			c.write(it.frame, true)
+			if c.state != stateReady {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package edge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/edge/wire"
+)
+
+const (
+	// tick is the resolution of the timing wheel.
+	tick = 250 * time.Millisecond
+	// wheelSlots times tick is how far ahead the wheel sees; what is due later is looked at again then.
+	wheelSlots = 256
+	// readSize is the loop's one read buffer.
+	readSize = 64 << 10
+	// flushBytes is the most that is put together for one write.
+	flushBytes = 256 << 10
+)
+
+type itemKind uint8
+
+const (
+	itemCall  itemKind = iota // fn
+	itemEntry                 // an entry of local's room
+	itemEvent                 // an ephemeral event of local's room
+	itemGap                   // the entries seq … to of local's room are given up
+	itemReset                 // local's room has a new epoch
+	itemLeft                  // a person left local's room everywhere
+)
+
+// item is one thing for a loop to do. Items of one room are in the room's order.
+type item struct {
+	kind   itemKind
+	epoch  contracts.Epoch
+	local  *local
+	seq    contracts.Seq
+	to     contracts.Seq
+	except uint64 // itemEvent: the connection that does not get it
+	user   contracts.UserID
+	frame  []byte // framed, shared, never changed
+	fn     func()
+}
+
+// loop is one event loop.
+type loop struct {
+	srv   *Server
+	index int
+	poll  poller
+
+	mu     sync.Mutex // guards inbox, awake, ended
+	inbox  []item
+	awake  bool // a wake-up is on its way or the loop is running through the inbox
+	ended  bool
+	closed chan struct{} // closed when run has returned
+
+	// Owned by the loop's goroutine.
+	spare  []item
+	conns  map[uint64]*conn
+	nextID uint64
+	locals map[contracts.RoomID]*local
+	dirty  []*local
+	again  []*conn // readable, not read to the end
+	buf    []byte
+	out    []byte // scratch for frames that are written at once
+	wheel  [wheelSlots]*conn
+	ticks  uint32 // since start
+	start  time.Time
+	lim    wire.Limits
+	more   bool // the inbox is not empty
+	ending bool
+}
+
+// poller is what tells a loop that something happened.
+type poller interface {
+	// wake makes wait return; it may be called from any goroutine.
+	wake()
+	// wait blocks until something happened or d passed, and handles what happened to sockets.
+	wait(d time.Duration)
+	// close frees it; called once, after the last wait.
+	close()
+}
+
+func newLoop(s *Server, index int) (*loop, error) {
+	l := &loop{
+		srv:    s,
+		index:  index,
+		closed: make(chan struct{}),
+		conns:  make(map[uint64]*conn),
+		nextID: uint64(index),
+		locals: make(map[contracts.RoomID]*local),
+		buf:    make([]byte, readSize),
+		start:  time.Now(),
+		lim:    wire.Limits{MessageBytes: s.cfg.MessageBytes, Fragments: s.cfg.Fragments},
+	}
+	var err error
+	if s.cfg.Portable {
+		l.poll = newPortablePoller()
+	} else {
+		l.poll, err = newPoller(l)
+	}
+	return l, err
+}
+
+// post hands items to the loop. It reports false when the loop has ended; then nothing will come of them.
+func (l *loop) post(items ...item) bool {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return false
+	}
+	l.inbox = append(l.inbox, items...)
+	wake := !l.awake
+	l.awake = true
+	l.mu.Unlock()
+	if wake {
+		l.poll.wake()
+	}
+	return true
+}
+
+// call runs fn on the loop.
+func (l *loop) call(fn func()) bool { return l.post(item{kind: itemCall, fn: fn}) }
+
+// run is the loop's goroutine.
+func (l *loop) run() {
+	defer close(l.closed)
+	defer l.poll.close()
+	for {
+		l.poll.wait(l.patience())
+		l.drainAgain()
+		l.work()
+		l.turn()
+		if l.ending && len(l.conns) == 0 && l.end() {
+			return
+		}
+	}
+}
+
+// end closes the inbox if nothing is in it.
+func (l *loop) end() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.inbox) > 0 {
+		return false
+	}
+	l.ended = true
+	return true
+}
+
+// patience is how long wait may block: not at all while input is left, else to the next tick, or for long where there is nothing
+// to time.
+func (l *loop) patience() time.Duration {
+	switch {
+	case l.more || len(l.again) > 0:
+		return 0
+	case len(l.conns) == 0:
+		return time.Hour
+	}
+	next := l.start.Add(time.Duration(l.ticks+1) * tick)
+	return max(time.Until(next), time.Millisecond)
+}
+
+// work runs through the inbox once and writes out what came for the rooms.
+func (l *loop) work() {
+	l.mu.Lock()
+	items := l.inbox
+	l.inbox = l.spare[:0]
+	if len(items) == 0 {
+		l.awake = false
+	}
+	l.mu.Unlock()
+	for i := range items {
+		it := &items[i]
+		switch it.kind {
+		case itemCall:
+			it.fn()
+		case itemEntry, itemEvent:
+			it.local.queue(it)
+		case itemGap:
+			it.local.flush()
+			it.local.gap(it.epoch, it.seq, it.to)
+		case itemReset:
+			it.local.flush()
+			it.local.reset(it.epoch, it.seq)
+		case itemLeft:
+			it.local.flush()
+			it.local.left(it.user, it.frame)
+		}
+	}
+	for _, lc := range l.dirty {
+		lc.flush()
+	}
+	clear(l.dirty)
+	l.dirty = l.dirty[:0]
+	clear(items)
+	if cap(items) > 64<<10 {
+		items = nil
+	}
+	l.spare = items
+	if len(items) > 0 {
+		// What arrived meanwhile found awake set and woke nobody.
+		l.mu.Lock()
+		l.more = len(l.inbox) > 0
+		l.awake = l.more
+		l.mu.Unlock()
+	} else {
+		l.more = false
+	}
+}
+
+// drainAgain reads on where a read filled the whole buffer.
+func (l *loop) drainAgain() {
+	if len(l.again) == 0 {
+		return
+	}
+	now := l.again
+	l.again = nil
+	for _, c := range now {
+		c.queuedAgain = false
+		if c.state != stateGone {
+			c.readable()
+		}
+	}
+}
+
+// turn runs the timers that are due.
+func (l *loop) turn() {
+	now := uint32(time.Since(l.start) / tick)
+	if len(l.conns) == 0 {
+		l.ticks = now
+		return
+	}
+	for l.ticks < now {
+		l.ticks++
+		slot := l.ticks % wheelSlots
+		c := l.wheel[slot]
+		l.wheel[slot] = nil
+		for c != nil {
+			next := c.wheelNext
+			c.wheelNext, c.wheelPrev, c.inWheel = nil, nil, false
+			if c.due <= l.ticks {
+				c.timeout()
+			} else {
+				c.schedule(c.due)
+			}
+			c = next
+		}
+	}
+}
+
+// in returns the tick that is d from now, rounded up.
+func (l *loop) in(d time.Duration) uint32 {
+	return uint32((time.Since(l.start)+d)/tick) + 1
+}
+
+// schedule puts c into the wheel for a tick, which replaces an earlier schedule.
+func (c *conn) schedule(due uint32) {
+	c.unschedule()
+	l := c.loop
+	due = max(due, l.ticks+1)
+	c.due = due
+	if due-l.ticks >= wheelSlots {
+		due = l.ticks + wheelSlots - 1
+	}
+	slot := due % wheelSlots
+	c.slot = uint8(slot)
+	head := l.wheel[slot]
+	c.wheelNext = head
+	if head != nil {
+		head.wheelPrev = c
+	}
+	l.wheel[slot] = c
+	c.inWheel = true
+}
+
+func (c *conn) unschedule() {
+	if !c.inWheel {
+		return
+	}
+	if c.wheelPrev != nil {
+		c.wheelPrev.wheelNext = c.wheelNext
+	} else {
+		c.loop.wheel[c.slot] = c.wheelNext
+	}
+	if c.wheelNext != nil {
+		c.wheelNext.wheelPrev = c.wheelPrev
+	}
+	c.wheelNext, c.wheelPrev, c.inWheel = nil, nil, false
+}

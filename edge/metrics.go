@@ -1,0 +1,72 @@
+package edge
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// metrics of one edge. Whatever is counted per frame is resolved beforehand.
+type metrics struct {
+	connections prometheus.Gauge
+	accepted    prometheus.Counter
+	closed      *prometheus.CounterVec // by close code; 0: none was sent or received
+	refused     *prometheus.CounterVec // HTTP status before the upgrade
+	requests    map[contracts.Op]prometheus.Counter
+	errors      *prometheus.CounterVec // by code
+	bytesIn     prometheus.Counter
+	deliveries  prometheus.Counter
+	writes      prometheus.Counter
+	entries     prometheus.Counter
+	late        prometheus.Counter
+	repairs     prometheus.Counter
+	gaps        prometheus.Counter
+	resets      prometheus.Counter
+	malformed   prometheus.Counter
+	rooms       prometheus.Gauge
+	unheard     prometheus.Gauge
+	asking      prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "parley", Subsystem: "edge", Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "parley", Subsystem: "edge", Name: name, Help: help})
+		reg.MustRegister(g)
+		return g
+	}
+	vec := func(name, label, help string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "parley", Subsystem: "edge", Name: name, Help: help}, []string{label})
+		reg.MustRegister(v)
+		return v
+	}
+	m := &metrics{
+		connections: gauge("connections", "WebSocket connections held."),
+		accepted:    counter("accepted_total", "TCP connections accepted."),
+		closed:      vec("closed_total", "code", "WebSocket connections ended, by close code; 0 where no close frame came or went."),
+		refused:     vec("refused_total", "status", "Handshakes refused, by HTTP status."),
+		errors:      vec("errors_total", "code", "Error replies and error events, by code."),
+		bytesIn:     counter("received_bytes_total", "Bytes received from clients."),
+		deliveries:  counter("deliveries_total", "Entries and events handed to members."),
+		writes:      counter("delivery_writes_total", "System calls that carried deliveries."),
+		entries:     counter("entries_total", "Entries passed on, once per room on this node."),
+		late:        counter("entries_repeated_total", "Entries heard that had been passed on before."),
+		repairs:     counter("repairs_total", "Questions for entries that were not heard."),
+		gaps:        counter("gaps_total", "Gaps told to members because a repair did not succeed."),
+		resets:      counter("resets_total", "Rooms reset because the log's epoch changed."),
+		malformed:   counter("lane_malformed_total", "Lane messages that could not be read."),
+		rooms:       gauge("rooms", "Rooms with a member on this node."),
+		unheard:     gauge("lane_groups_unheard", "Lane groups that are not heard at the moment."),
+		asking:      gauge("requests_in_flight", "Questions to workers that are not answered yet."),
+		requests:    make(map[contracts.Op]prometheus.Counter),
+	}
+	requests := vec("requests_total", "op", "Requests of clients, by op.")
+	for _, op := range clientOps {
+		m.requests[op] = requests.WithLabelValues(string(op))
+	}
+	return m
+}

@@ -1,0 +1,301 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Events are edge-triggered and registered once: reading until a short read and writing until EAGAIN need no further
+// epoll_ctl. The event data carry the connection's place in slots and its generation, so that an event for a descriptor
+// that was closed and given out again meets nobody.
+const connEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
+
+// Places in the event data that are no connections.
+const (
+	placeWake   = -1
+	placeListen = -2
+)
+
+// acceptBatch is how many connections are accepted before others get their turn.
+const acceptBatch = 128
+
+type epoll struct {
+	loop   *loop
+	fd     int
+	wakeFD int
+	events []unix.EpollEvent
+	slots  []slot
+	free   []int32
+
+	listen  int // -1: none
+	pausing time.Time
+}
+
+type slot struct {
+	conn       *conn
+	generation int32
+}
+
+func newPoller(l *loop) (poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create an epoll instance: %w", err)
+	}
+	wakeFD, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("create an eventfd: %w", err)
+	}
+	p := &epoll{loop: l, fd: fd, wakeFD: wakeFD, events: make([]unix.EpollEvent, 256), listen: -1}
+	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: placeWake}); err != nil {
+		p.close()
+		return nil, fmt.Errorf("watch the eventfd: %w", err)
+	}
+	return p, nil
+}
+
+func (p *epoll) wake() {
+	one := [8]byte{1}
+	_, _ = unix.Write(p.wakeFD, one[:])
+}
+
+func (p *epoll) close() {
+	p.unlisten()
+	_ = unix.Close(p.wakeFD)
+	_ = unix.Close(p.fd)
+}
+
+func (p *epoll) wait(d time.Duration) {
+	if !p.pausing.IsZero() {
+		if left := time.Until(p.pausing); left <= 0 {
+			p.pausing = time.Time{}
+			p.watchListener(unix.EPOLLIN)
+		} else {
+			d = min(d, left)
+		}
+	}
+	n, err := unix.EpollWait(p.fd, p.events, int((d+time.Millisecond-1)/time.Millisecond))
+	if err != nil {
+		return // EINTR
+	}
+	for i := range p.events[:n] {
+		ev := &p.events[i]
+		switch ev.Fd {
+		case placeWake:
+			var b [8]byte
+			_, _ = unix.Read(p.wakeFD, b[:])
+		case placeListen:
+			p.accept()
+		default:
+			s := &p.slots[ev.Fd]
+			if s.conn == nil || s.generation != ev.Pad {
+				continue
+			}
+			p.ready(s.conn, ev.Events)
+		}
+	}
+}
+
+func (p *epoll) ready(c *conn, events uint32) {
+	if events&unix.EPOLLOUT != 0 {
+		c.writable()
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 && c.state != stateGone {
+		c.readable()
+	}
+}
+
+// listenOn makes the loop accept from a listening descriptor, which it owns from now on.
+func (p *epoll) listenOn(fd int) error {
+	p.listen = fd
+	return unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: placeListen})
+}
+
+func (p *epoll) watchListener(events uint32) {
+	if p.listen >= 0 {
+		_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_MOD, p.listen, &unix.EpollEvent{Events: events, Fd: placeListen})
+	}
+}
+
+func (p *epoll) unlisten() {
+	if p.listen >= 0 {
+		_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, p.listen, nil)
+		_ = unix.Close(p.listen)
+		p.listen = -1
+	}
+}
+
+func (p *epoll) accept() {
+	srv := p.loop.srv
+	for range acceptBatch {
+		fd, sa, err := unix.Accept4(p.listen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err != nil {
+			switch err {
+			case unix.EAGAIN:
+			case unix.EINTR, unix.ECONNABORTED:
+				continue
+			default:
+				// No descriptors or no memory: more attempts would only burn the processor.
+				srv.log.Warn("accepting pauses", "err", err)
+				p.watchListener(0)
+				p.pausing = time.Now().Add(100 * time.Millisecond)
+			}
+			return
+		}
+		if _, local := sa.(*unix.SockaddrUnix); !local {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		}
+		srv.metrics.accepted.Inc()
+		srv.deal(p.loop, fd, nil)
+	}
+}
+
+// adopt registers a descriptor as c's.
+func (p *epoll) adopt(c *conn, fd int) error {
+	var place int32
+	if n := len(p.free); n > 0 {
+		place = p.free[n-1]
+		p.free = p.free[:n-1]
+	} else {
+		place = int32(len(p.slots))
+		p.slots = append(p.slots, slot{})
+	}
+	p.slots[place].conn = c
+	c.fd, c.place = int32(fd), place
+	err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: connEvents, Fd: place, Pad: p.slots[place].generation})
+	if err != nil {
+		p.release(c)
+		return fmt.Errorf("watch a connection: %w", err)
+	}
+	return nil
+}
+
+// release gives up c's place; its descriptor is not watched any more and belongs to the caller.
+func (p *epoll) release(c *conn) {
+	_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+	s := &p.slots[c.place]
+	s.conn = nil
+	s.generation++
+	p.free = append(p.free, c.place)
+}
+
+// errAgain: the socket takes or gives nothing at the moment.
+var errAgain = errors.New("socket not ready")
+
+func (c *conn) sysRead(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(c.fd), b)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, err
+		}
+	}
+}
+
+func (c *conn) sysWrite(b []byte) (int, error) {
+	for {
+		n, err := unix.Write(int(c.fd), b)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, err
+		}
+	}
+}
+
+// sysClose stops watching the descriptor before it closes it.
+func (c *conn) sysClose() {
+	c.loop.poll.(*epoll).release(c)
+	_ = unix.Close(int(c.fd))
+}
+
+// sysShut ends the sending half.
+func (c *conn) sysShut() { _ = unix.Shutdown(int(c.fd), unix.SHUT_WR) }
+
+// sysDetach takes the descriptor out of the loop as a net.Conn.
+func (c *conn) sysDetach() (net.Conn, error) {
+	c.loop.poll.(*epoll).release(c)
+	f := os.NewFile(uintptr(c.fd), "socket")
+	defer func() { _ = f.Close() }()
+	return net.FileConn(f)
+}
+
+// sysRelease takes the descriptor out of the loop.
+func (c *conn) sysRelease() int {
+	c.loop.poll.(*epoll).release(c)
+	return int(c.fd)
+}
+
+// duplicate returns a descriptor of its own for a socket, which may then be closed.
+func duplicate(sock syscall.Conn) (fd int, err error) {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	ctl := raw.Control(func(of uintptr) {
+		fd, err = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	if ctl != nil {
+		return -1, ctl
+	}
+	return fd, err
+}
+
+// listenRaw accepts from a listener on the first loop, which deals to all.
+func (s *Server) listenRaw(ln net.Listener) error {
+	sock, ok := ln.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("listen on %s: no socket", ln.Addr())
+	}
+	fd, err := duplicate(sock)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
+	}
+	l := s.loops[0]
+	done := make(chan error, 1)
+	if !l.call(func() { done <- l.poll.(*epoll).listenOn(fd) }) {
+		_ = unix.Close(fd)
+		return errStopping
+	}
+	return <-done
+}
+
+func stopListening(l *loop) { l.poll.(*epoll).unlisten() }
+
+func (l *loop) adoptRaw(c *conn, fd int) error { return l.poll.(*epoll).adopt(c, fd) }
+
+// adoptSocket returns a descriptor of its own for a socket.
+func (s *Server) adoptSocket(nc net.Conn) (int, error) {
+	sock, ok := nc.(syscall.Conn)
+	if !ok {
+		return -1, errors.New("no socket")
+	}
+	return duplicate(sock)
+}
+
+func closeRaw(fd int) { _ = unix.Close(fd) }
+
+const onlyPortable = false
+
+func descriptorLimit() int {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil || lim.Cur > 1<<30 {
+		return 1 << 20
+	}
+	return int(lim.Cur)
+}

@@ -1,0 +1,252 @@
+package edge
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// portBytes is how much output a port takes before it says errAgain, as a socket's buffer would.
+const portBytes = 64 << 10
+
+// port is a connection's socket where there is no epoll: two goroutines stand in for it, one that reads and waits until
+// the loop has taken what it read, one that writes what the loop has put there.
+type port struct {
+	nc    net.Conn
+	conn  atomic.Pointer[conn] // whom it belongs to
+	next  chan struct{}        // the loop has taken what was read
+	quit  chan struct{}        // closed by end
+	dealt chan struct{}        // closed when conn is set for the first time
+	first sync.Once            // closes dealt
+
+	mu       sync.Mutex // guards the rest
+	cond     sync.Cond
+	out      []byte
+	refused  bool // errAgain was said: tell the loop when there is room
+	ended    bool
+	halfway  bool // close the sending half once out is empty
+	detached bool // leave nc open
+}
+
+func newPort(nc net.Conn) *port {
+	p := &port{nc: nc, next: make(chan struct{}, 1), quit: make(chan struct{}), dealt: make(chan struct{})}
+	p.cond.L = &p.mu
+	return p
+}
+
+// proceed lets the reader read on.
+func (p *port) proceed() {
+	select {
+	case p.next <- struct{}{}:
+	default:
+	}
+}
+
+func (p *port) read() {
+	buf := make([]byte, 16<<10)
+	select {
+	case <-p.dealt:
+	case <-p.quit:
+		return
+	}
+	for {
+		n, err := p.nc.Read(buf)
+		select {
+		case <-p.quit:
+			return
+		default:
+		}
+		c := p.conn.Load()
+		if !c.loop.call(func() { p.conn.Load().arrived(buf[:n], err) }) {
+			p.end(false)
+			return
+		}
+		select {
+		case <-p.next:
+		case <-p.quit:
+			return
+		}
+	}
+}
+
+// arrived takes what the reader read, on the loop.
+func (c *conn) arrived(data []byte, err error) {
+	if c.state == stateGone {
+		return
+	}
+	if len(data) > 0 {
+		c.received(data)
+	}
+	switch {
+	case c.state == stateGone:
+	case err != nil:
+		c.close()
+	case !c.paused:
+		c.port.proceed()
+	}
+}
+
+func (p *port) write() {
+	for {
+		p.mu.Lock()
+		for len(p.out) == 0 && !p.ended && !p.halfway {
+			p.cond.Wait()
+		}
+		out := p.out
+		p.out = nil
+		halfway, ended, detached := p.halfway && len(out) == 0, p.ended, p.detached
+		p.mu.Unlock()
+		if len(out) > 0 {
+			if ended {
+				_ = p.nc.SetWriteDeadline(time.Now().Add(time.Second))
+			}
+			if _, err := p.nc.Write(out); err != nil && !ended {
+				c := p.conn.Load()
+				c.loop.call(func() { p.conn.Load().close() })
+				p.wait()
+			}
+			p.room()
+			continue
+		}
+		switch {
+		case ended && detached:
+			return
+		case ended:
+			_ = p.nc.Close()
+			return
+		case halfway:
+			if w, ok := p.nc.(interface{ CloseWrite() error }); ok {
+				_ = w.CloseWrite()
+			}
+			p.wait()
+		}
+	}
+}
+
+// wait blocks until end.
+func (p *port) wait() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.ended {
+		p.cond.Wait()
+	}
+	p.out = nil
+}
+
+// room tells the loop that output is taken again.
+func (p *port) room() {
+	p.mu.Lock()
+	tell := p.refused
+	p.refused = false
+	p.mu.Unlock()
+	if tell {
+		c := p.conn.Load()
+		c.loop.call(func() {
+			if c := p.conn.Load(); c.state != stateGone {
+				c.writable()
+			}
+		})
+	}
+}
+
+// put takes a part of b, never waiting.
+func (p *port) put(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || p.halfway {
+		return 0, net.ErrClosed
+	}
+	n := min(len(b), portBytes-len(p.out))
+	p.out = append(p.out, b[:n]...)
+	p.cond.Signal()
+	if n < len(b) {
+		p.refused = true
+		return n, errAgain
+	}
+	return n, nil
+}
+
+func (p *port) halfClose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.halfway = true
+	p.cond.Signal()
+}
+
+// end ends both goroutines; what is still to be written gets a second.
+func (p *port) end(detach bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	p.ended, p.detached = true, detach
+	close(p.quit)
+	p.cond.Broadcast()
+	if !detach && len(p.out) == 0 {
+		_ = p.nc.Close()
+	}
+}
+
+// The socket of a connection, whichever kind it is.
+
+func (c *conn) put(b []byte) (int, error) {
+	if c.port != nil {
+		return c.port.put(b)
+	}
+	return c.sysWrite(b)
+}
+
+func (c *conn) halfClose() {
+	if c.port != nil {
+		c.port.halfClose()
+		return
+	}
+	c.sysShut()
+}
+
+func (c *conn) hangUp() {
+	if c.port != nil {
+		c.port.end(false)
+		return
+	}
+	c.sysClose()
+}
+
+// detach takes the socket out of the loop.
+func (c *conn) detach() (net.Conn, error) {
+	if c.port != nil {
+		c.port.end(true)
+		return c.port.nc, nil
+	}
+	return c.sysDetach()
+}
+
+// portablePoller has no sockets of its own: ports post what happens to them.
+type portablePoller struct {
+	bell chan struct{}
+}
+
+func newPortablePoller() *portablePoller { return &portablePoller{bell: make(chan struct{}, 1)} }
+
+func (p *portablePoller) wake() {
+	select {
+	case p.bell <- struct{}{}:
+	default:
+	}
+}
+
+func (p *portablePoller) wait(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.bell:
+	case <-t.C:
+	}
+}
+
+func (*portablePoller) close() {}

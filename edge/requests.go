@@ -1,0 +1,270 @@
+package edge
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// clientOps are the ops that a client may ask for.
+var clientOps = []contracts.Op{
+	contracts.OpConnect, contracts.OpJoin, contracts.OpLeave, contracts.OpSend, contracts.OpHistory, contracts.OpStatus,
+	contracts.OpTyping, contracts.OpPresence, contracts.OpRooms, contracts.OpRefresh, contracts.OpPing,
+}
+
+// workerOps are the ops that an edge asks of workers.
+var workerOps = append([]contracts.Op{contracts.OpGuest, contracts.OpRepair, contracts.OpGone}, clientOps...)
+
+// request is one request of a client.
+type request struct {
+	id   uint64 // 0: the client wants no reply
+	op   contracts.Op
+	room contracts.RoomID
+	key  contracts.Key // of a send; zero where there is none or it is no key
+	quit bool          // of a leave
+	body []byte        // the whole JSON object
+}
+
+var (
+	errNotConnected = contracts.NewError(contracts.CodeUnauthorized, "connect comes first")
+	errConnected    = contracts.BadField("op", "this connection is connected already")
+)
+
+// request takes one text message. payload is valid during the call only.
+func (c *conn) request(payload []byte) {
+	if c.state == stateConnecting {
+		c.await(payload)
+		return
+	}
+	req, bad := readRequest(payload)
+	if c.state == stateOpen && req.op != contracts.OpConnect {
+		if bad == nil {
+			bad = errNotConnected
+		}
+		c.fail(&req, bad)
+		c.shut(contracts.CloseBadRequests, "connect comes first")
+		return
+	}
+	if bad != nil {
+		c.fail(&req, bad)
+		return
+	}
+	c.loop.srv.metrics.requests[req.op].Inc()
+	switch req.op {
+	case contracts.OpConnect:
+		c.connect(&req)
+	case contracts.OpPing:
+		c.reply(req.id, append(strconv.AppendInt([]byte(`{"time":`), time.Now().UnixMilli(), 10), '}'))
+	case contracts.OpSend:
+		c.post(&req)
+	case contracts.OpJoin:
+		c.join(&req)
+	case contracts.OpLeave:
+		c.leave(&req)
+	default:
+		c.forward(&req)
+	}
+}
+
+// readRequest reads the envelope. What could be read of it is returned beside an error too.
+func readRequest(payload []byte) (req request, bad *contracts.Error) {
+	o, err := contracts.ParseObject(payload)
+	if err != nil {
+		return req, contracts.AsError(err)
+	}
+	id, has, err := o.Int("id")
+	switch {
+	case err != nil:
+		return req, contracts.AsError(err)
+	case has && id == 0:
+		return req, contracts.BadField("id", "id must be 1 or more")
+	}
+	req.id = id
+	op, has, err := o.String("op")
+	switch {
+	case err != nil:
+		return req, contracts.AsError(err)
+	case !has:
+		return req, contracts.BadField("op", "op is missing")
+	}
+	req.op = contracts.Op(op)
+	needsRoom := false
+	switch req.op {
+	case contracts.OpJoin, contracts.OpLeave, contracts.OpSend, contracts.OpHistory, contracts.OpStatus, contracts.OpTyping, contracts.OpPresence:
+		needsRoom = true
+	case contracts.OpConnect, contracts.OpRooms, contracts.OpRefresh, contracts.OpPing:
+	default:
+		if len(req.op) > contracts.MaxIDLen {
+			req.op = ""
+		}
+		return req, contracts.NewError(contracts.CodeUnknownOp, "there is no such op")
+	}
+	if needsRoom {
+		room, has, err := o.String("room")
+		switch {
+		case err != nil:
+			return req, contracts.AsError(err)
+		case !has:
+			return req, contracts.BadField("room", "room is missing")
+		}
+		if req.room, err = contracts.ParseRoomID(room); err != nil {
+			return req, contracts.AsError(err)
+		}
+	}
+	switch req.op {
+	case contracts.OpSend:
+		if key, has, err := o.String("key"); has && err == nil {
+			if k, err := contracts.ParseKey(key); err == nil {
+				req.key = k
+			}
+		}
+	case contracts.OpLeave:
+		if req.quit, _, err = o.Bool("quit"); err != nil {
+			return req, contracts.AsError(err)
+		}
+	}
+	req.body = payload
+	return req, nil
+}
+
+// await keeps a request until connect is answered.
+func (c *conn) await(payload []byte) {
+	b := c.work()
+	b.waitSize += len(payload)
+	if b.waitSize > connectBytes {
+		c.shut(contracts.CloseTooBig, "too much before the answer to connect")
+		return
+	}
+	b.waiting = append(b.waiting, bytes.Clone(payload))
+}
+
+func (c *conn) connect(req *request) {
+	if c.state != stateOpen {
+		c.fail(req, errConnected)
+		return
+	}
+	c.state = stateConnecting
+	c.schedule(c.loop.in(c.loop.srv.cfg.AskTime + c.loop.srv.cfg.Ping))
+	c.ask(req, c.connected)
+}
+
+// connected takes the answer to connect.
+func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error) {
+	if c.state != stateConnecting {
+		return
+	}
+	s := c.loop.srv
+	waiting := c.work().waiting
+	c.busy.waiting, c.busy.waitSize = nil, 0
+	if bad == nil && (a.Connected == nil || a.Connected.OK == nil) {
+		bad = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+	}
+	if bad != nil {
+		c.fail(req, bad)
+		switch bad.Code {
+		case contracts.CodeUnauthorized:
+			c.shut(contracts.CloseUnauthorized, bad.Message)
+			return
+		case contracts.CodeForbidden:
+			c.shut(contracts.CloseBanned, bad.Message)
+			return
+		}
+		c.state = stateOpen
+		c.schedule(c.loop.in(s.cfg.ConnectTime))
+		for _, payload := range waiting {
+			after, unreadable := readRequest(payload)
+			if unreadable == nil {
+				unreadable = bad
+			}
+			c.fail(&after, unreadable)
+		}
+		return
+	}
+	ok := a.Connected.OK
+	ok.Ping = int(s.cfg.Ping / time.Second)
+	ok.Server.Node, ok.Server.Version = s.cfg.Node, s.cfg.Version
+	ok.Limits.FrameBytes, ok.Limits.Rooms = s.cfg.MessageBytes, s.cfg.MaxRooms
+	body, err := contracts.Marshal(ok)
+	if err != nil {
+		c.fail(req, contracts.AsError(err))
+		return
+	}
+	c.user, c.expires = &a.Connected.User, a.Connected.Expires
+	c.state = stateReady
+	c.reply(req.id, body)
+	c.nextTimer()
+	for _, payload := range waiting {
+		if c.state != stateReady {
+			return
+		}
+		c.request(payload)
+	}
+}
+
+// forward asks a worker and passes its answer on.
+func (c *conn) forward(req *request) {
+	c.ask(req, func(req *request, a *contracts.Answer, bad *contracts.Error) {
+		if bad != nil {
+			c.fail(req, bad)
+			return
+		}
+		if a.Connected != nil { // a refresh
+			c.expires, c.reminded = a.Connected.Expires, false
+			c.nextTimer()
+		}
+		c.reply(req.id, a.OK)
+	})
+}
+
+// ask sends a request to a worker. then runs on the loop, unless the connection has ended.
+func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contracts.Error)) {
+	s, l := c.loop.srv, c.loop
+	r := *req
+	r.body = bytes.Clone(req.body)
+	c.begin(1)
+	conn, user := c.id, c.user
+	s.asker.ask(question{
+		subject:  s.subject(r.op, r.room),
+		deadline: time.Now().Add(s.cfg.AskTime),
+		body: func(left time.Duration) []byte {
+			cmd := s.command(make([]byte, 0, 256+len(r.body)), r.op, conn, left, user, r.room)
+			cmd = append(cmd, `,"body":`...)
+			cmd = append(cmd, r.body...)
+			return append(cmd, '}')
+		},
+		done: func(a *contracts.Answer, bad *contracts.Error) {
+			l.call(func() {
+				if c.state == stateGone {
+					return
+				}
+				if c.state != stateClosing {
+					then(&r, a, bad)
+				}
+				c.finish(1)
+			})
+		},
+	})
+}
+
+// begin counts requests that are not answered, and makes a client wait that has too many.
+func (c *conn) begin(n int) {
+	c.work().pending += n
+	if c.busy.pending >= maxPending {
+		c.paused = true
+	}
+}
+
+// finish counts answers.
+func (c *conn) finish(n int) {
+	if c.state == stateGone || c.busy == nil {
+		return
+	}
+	c.busy.pending -= n
+	if c.busy.pending == 0 && c.loop.ending {
+		c.shut(contracts.CloseRestart, "the server restarts")
+	}
+	c.resume()
+	c.rest()
+}

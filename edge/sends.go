@@ -1,0 +1,171 @@
+package edge
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+const (
+	// batchSends and batchBytes bound one batch of a connection's messages to one room.
+	batchSends = 64
+	batchBytes = 256 << 10
+	// maxSends bounds what queues behind a batch.
+	maxSends = 512
+)
+
+// sends are one connection's messages to one room: one batch is on its way, the rest queues behind it, so that they
+// enter the log in the order in which they were sent.
+type sends struct {
+	room  contracts.RoomID
+	asked []request
+	queue []request
+
+	// stopped is set after a retryable answer to a message with a key: whatever comes next would overtake that one, so it
+	// gets the same answer until that key comes again or the connection leaves the room.
+	stopped *contracts.Error
+	key     contracts.Key
+}
+
+func (q *sends) idle() bool { return len(q.asked) == 0 && len(q.queue) == 0 && q.stopped == nil }
+
+// post takes a send.
+func (c *conn) post(req *request) {
+	b := c.work()
+	at := slices.IndexFunc(b.sends, func(q *sends) bool { return q.room == req.room })
+	if at < 0 {
+		at = len(b.sends)
+		b.sends = append(b.sends, &sends{room: req.room})
+	}
+	q := b.sends[at]
+	if q.stopped != nil {
+		if req.key.IsZero() || req.key != q.key {
+			c.fail(req, q.stopped)
+			return
+		}
+		q.stopped = nil
+	}
+	if len(q.queue) >= maxSends {
+		c.stop(q, req, errOverloaded)
+		c.fail(req, errOverloaded)
+		return
+	}
+	r := *req
+	r.body = bytes.Clone(req.body)
+	q.queue = append(q.queue, r)
+	c.begin(1)
+	c.pump(q)
+}
+
+// stop notes the answer to a message if what follows it must get the same.
+func (c *conn) stop(q *sends, req *request, bad *contracts.Error) {
+	if q.stopped == nil && bad.Code.Retryable() && !req.key.IsZero() {
+		q.stopped, q.key = bad, req.key
+	}
+}
+
+// pump sends the next batch if none is on its way.
+func (c *conn) pump(q *sends) {
+	if len(q.asked) > 0 || len(q.queue) == 0 {
+		return
+	}
+	n, size := 0, 0
+	for n < len(q.queue) && n < batchSends && (n == 0 || size+len(q.queue[n].body) <= batchBytes) {
+		size += len(q.queue[n].body)
+		n++
+	}
+	batch := q.queue[:n:n]
+	q.asked = batch
+	q.queue = q.queue[n:]
+	if len(q.queue) == 0 {
+		q.queue = nil
+	}
+	s, l := c.loop.srv, c.loop
+	conn, user, room := c.id, c.user, q.room
+	s.asker.ask(question{
+		subject:  s.subject(contracts.OpSend, room),
+		deadline: time.Now().Add(s.cfg.AskTime),
+		body: func(left time.Duration) []byte {
+			cmd := s.command(make([]byte, 0, 256+size+len(batch)), contracts.OpSend, conn, left, user, room)
+			if len(batch) == 1 {
+				cmd = append(cmd, `,"body":`...)
+				cmd = append(cmd, batch[0].body...)
+				return append(cmd, '}')
+			}
+			cmd = append(cmd, `,"batch":[`...)
+			for i := range batch {
+				if i > 0 {
+					cmd = append(cmd, ',')
+				}
+				cmd = append(cmd, batch[i].body...)
+			}
+			return append(cmd, "]}"...)
+		},
+		done: func(a *contracts.Answer, bad *contracts.Error) {
+			l.call(func() { c.posted(q, a, bad) })
+		},
+	})
+}
+
+// posted takes the answer to the batch that was on its way.
+func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
+	batch := q.asked
+	q.asked = nil
+	if c.state == stateGone {
+		return
+	}
+	if bad == nil && len(batch) > 1 && len(a.Batch) != len(batch) {
+		bad = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+	}
+	for i := range batch {
+		one, oneBad := a, bad
+		if bad == nil && len(batch) > 1 {
+			one, oneBad = &a.Batch[i], a.Batch[i].Err
+		}
+		if oneBad != nil {
+			c.stop(q, &batch[i], oneBad)
+			c.answer(&batch[i], nil, oneBad)
+		} else {
+			c.answer(&batch[i], one.OK, nil)
+		}
+	}
+	finished := len(batch)
+	if q.stopped != nil {
+		for i := range q.queue {
+			c.answer(&q.queue[i], nil, q.stopped)
+		}
+		finished += len(q.queue)
+		q.queue = nil
+	}
+	c.pump(q)
+	if c.busy != nil && q.idle() {
+		c.busy.sends = slices.DeleteFunc(c.busy.sends, func(o *sends) bool { return o == q })
+	}
+	c.finish(finished)
+}
+
+func (c *conn) answer(req *request, ok []byte, bad *contracts.Error) {
+	switch {
+	case c.state == stateGone || c.state == stateClosing:
+	case bad != nil:
+		c.fail(req, bad)
+	default:
+		c.reply(req.id, ok)
+	}
+}
+
+// goOn lifts the stop of a room that the connection leaves.
+func (c *conn) goOn(room contracts.RoomID) {
+	if c.busy == nil {
+		return
+	}
+	for _, q := range c.busy.sends {
+		if q.room == room {
+			q.stopped = nil
+		}
+	}
+	c.busy.sends = slices.DeleteFunc(c.busy.sends, (*sends).idle)
+	c.rest()
+}
