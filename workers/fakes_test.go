@@ -59,6 +59,7 @@ type world struct {
 	public    []contracts.RoomInfo
 
 	appended []contracts.Record
+	calls    int
 	appends  []func(int64, error)               // callbacks held back
 	onAppend func(n int) (hold bool, err error) // of the n-th append, from 0
 
@@ -320,7 +321,8 @@ func (l *fakeLog) Append(partition int32, key string, value []byte, done func(in
 		f.t.Errorf("append of %q: %v", value, err)
 	}
 	f.mu.Lock()
-	n := len(f.appended)
+	n := f.calls
+	f.calls++
 	var hold bool
 	err = nil
 	if f.onAppend != nil {
