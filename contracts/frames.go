@@ -130,3 +130,16 @@ type GuestOK struct {
 	User    Person `json:"user"`
 	Expires int64  `json:"expires"`
 }
+
+// Event is the "event" of a frame that the server sends unasked. An entry's is its Kind.
+type Event string
+
+// The events of this release that are no entries.
+const (
+	EventGap      Event = "gap"
+	EventReset    Event = "reset"
+	EventToken    Event = "token"
+	EventTyping   Event = "typing"
+	EventPresence Event = "presence"
+	EventError    Event = "error"
+)
