@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -34,6 +35,25 @@ type claims struct {
 	jwt.RegisteredClaims
 	Name  string `json:"name,omitempty"`
 	Guest bool   `json:"guest,omitempty"`
+}
+
+// UnmarshalJSON reads claims and insists that times are numbers (RFC 7519 section 2), as the library takes strings too.
+func (c *claims) UnmarshalJSON(data []byte) error {
+	var times struct {
+		ExpiresAt json.RawMessage `json:"exp"`
+		NotBefore json.RawMessage `json:"nbf"`
+		IssuedAt  json.RawMessage `json:"iat"`
+	}
+	if err := json.Unmarshal(data, &times); err != nil {
+		return err
+	}
+	for _, raw := range []json.RawMessage{times.ExpiresAt, times.NotBefore, times.IssuedAt} {
+		if len(raw) > 0 && raw[0] == '"' {
+			return errors.New("a time is a string")
+		}
+	}
+	type plain claims
+	return json.Unmarshal(data, (*plain)(c))
 }
 
 // identity is who a token is for.

@@ -1,5 +1,7 @@
 package workers
 
+import "net/http"
+
 // For tests of the encodings.
 var (
 	JoinOK       = joinOK
@@ -7,3 +9,6 @@ var (
 	SendOK       = sendOK
 	EncodeAnswer = encodeAnswer
 )
+
+// SetJWKSTransport makes the worker fetch keys without a network.
+func (w *Worker) SetJWKSTransport(t http.RoundTripper) { w.auth.keys.client.Transport = t }

@@ -199,3 +199,23 @@ func BenchmarkSend(b *testing.B) {
 		<-f.beginRaw(contracts.OpSend, body)
 	}
 }
+
+// What the log took behind a lost one is answered like it: the client sends all of it again, in order.
+func TestBatchIsAnsweredInOneTongueBehindALostOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.onAppend = func(int) (bool, error) { return true, nil }
+		got := f.begin(batchOf(time.Now(), "kkka"))
+		f.appends[0](0, nil)
+		f.appends[2](2, nil)
+		f.appends[3](3, nil)
+		f.appends[1](0, journal.ErrUnknown)
+		a := <-got
+		if a.Batch[0].Err != nil {
+			t.Errorf("the first: %v", a.Batch[0].Err)
+		}
+		for _, one := range a.Batch[1:] {
+			wantErr(t, one, contracts.CodeUnavailable, "")
+		}
+	})
+}

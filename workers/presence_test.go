@@ -1,0 +1,173 @@
+package workers_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+// told returns the bodies published since the last call.
+func (f *world) told() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	for _, e := range f.published {
+		if e.Kind != contracts.EnvelopeEvent {
+			f.t.Errorf("published kind %d", e.Kind)
+		}
+		all = append(all, string(e.Body))
+	}
+	f.published = nil
+	return all
+}
+
+func joinAs(f *world, user contracts.UserID) contracts.JoinOK {
+	c := cmd(contracts.OpJoin, `{}`)
+	c.User = &contracts.Person{ID: user, Name: "n" + string(user)}
+	return decode[contracts.JoinOK](f.t, f.do(c))
+}
+
+func TestPresenceOfSmallRooms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		wantTold := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff(want, f.told()); diff != "" {
+				t.Error(diff)
+			}
+		}
+		if j := joinAs(f, "a"); j.Online != 1 {
+			t.Errorf("online %d", j.Online)
+		}
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"a","name":"na"}],"left":[],"count":1}`)
+		joinAs(f, "a")
+		wantTold()
+		if j := joinAs(f, "b"); j.Online != 2 {
+			t.Errorf("online %d", j.Online)
+		}
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"b","name":"nb"}],"left":[],"count":2}`)
+		p := decode[contracts.PresenceOK](t, f.do(cmd(contracts.OpPresence, `{}`)))
+		if diff := cmp.Diff(contracts.PresenceOK{Count: 2, Users: []contracts.Person{{ID: "a", Name: "na"}, {ID: "b", Name: "nb"}}}, p); diff != "" {
+			t.Error(diff)
+		}
+		leave := cmd(contracts.OpLeave, `{}`)
+		leave.User = &contracts.Person{ID: "b", Name: "nb"}
+		decode[struct{}](t, f.do(leave))
+		wantTold(`{"event":"presence","room":"lobby","joined":[],"left":[{"id":"b","name":"nb"}],"count":1}`)
+		joinAs(f, "c")
+		f.told()
+		gone := contracts.Command{Op: contracts.OpGone}
+		decode[struct{}](t, f.do(gone))
+		wantTold()
+		for _, id := range []contracts.UserID{"a", "x", "c"} {
+			gone.Gone = append(gone.Gone, contracts.Presence{Room: "lobby", User: contracts.Person{ID: id, Name: "n" + string(id)}})
+		}
+		decode[struct{}](t, f.do(gone))
+		wantTold(`{"event":"presence","room":"lobby","joined":[],"left":[{"id":"a","name":"na"},{"id":"c","name":"nc"}],"count":0}`)
+		if f.renewed != 2 {
+			t.Errorf("lease renewed %d times", f.renewed)
+		}
+		if p := f.do(cmd(contracts.OpPresence, `{}`)); string(p.OK) != `{"count":0,"users":[]}` {
+			t.Errorf("nobody is %s", p.OK)
+		}
+	})
+}
+
+// Above a hundred people only the number is told, in turn, and always the last one.
+func TestPresenceOfLargeRooms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.base = 100
+		number := func(n int) string {
+			return fmt.Sprintf(`{"event":"presence","room":"lobby","joined":[],"left":[],"count":%d}`, n)
+		}
+		joinAs(f, "a")
+		synctest.Wait()
+		if diff := cmp.Diff([]string{number(101)}, f.told()); diff != "" {
+			t.Error(diff)
+		}
+		f.set(func() { f.turn = false })
+		for i := range 50 {
+			joinAs(f, contracts.UserID(fmt.Sprint("u", i)))
+		}
+		synctest.Wait()
+		if told := f.told(); len(told) != 0 {
+			t.Errorf("told out of turn: %v", told)
+		}
+		time.Sleep(11 * time.Second) // not our turn the first time either
+		if told := f.told(); len(told) != 0 {
+			t.Errorf("told out of turn: %v", told)
+		}
+		f.set(func() { f.turn = true })
+		time.Sleep(6 * time.Second)
+		if diff := cmp.Diff([]string{number(151)}, f.told()); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(time.Minute)
+		if told := f.told(); len(told) != 0 {
+			t.Errorf("told again: %v", told)
+		}
+		// Many who go at once are a number too, however few stay.
+		f.set(func() { f.base = 60 })
+		gone := contracts.Command{Op: contracts.OpGone}
+		for i := range 120 {
+			u := contracts.Person{ID: contracts.UserID(fmt.Sprint("v", i)), Name: "v"}
+			f.online["lobby"][u.ID] = u
+			gone.Gone = append(gone.Gone, contracts.Presence{Room: "lobby", User: u})
+		}
+		decode[struct{}](t, f.do(gone))
+		synctest.Wait()
+		if diff := cmp.Diff([]string{number(111)}, f.told()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Presence is not promised: without a roster joins and leaves work all the same.
+func TestRosterAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.rosterDown = true
+		if j := joinAs(f, "a"); j.Online != 1 || j.State != contracts.JoinComplete {
+			t.Errorf("got %+v", j)
+		}
+		decode[struct{}](t, f.do(cmd(contracts.OpLeave, `{}`)))
+		wantErr(t, f.do(cmd(contracts.OpPresence, `{}`)), contracts.CodeUnavailable, "")
+		wantErr(t, f.do(contracts.Command{Op: contracts.OpGone}), contracts.CodeUnavailable, "")
+		f.set(func() { f.rosterDown, f.publishErr = false, errAway })
+		joinAs(f, "a")
+		decode[struct{}](t, f.do(cmd(contracts.OpTyping, `{"on":true}`)))
+	})
+}
+
+func TestTyping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		decode[struct{}](t, f.do(cmd(contracts.OpTyping, `{"on":true}`)))
+		synctest.Wait()
+		want := []contracts.Envelope{{
+			Kind: contracts.EnvelopeEvent, Room: "lobby", Except: contracts.Conn{Node: "edge1", ID: 7},
+			Body: []byte(`{"event":"typing","room":"lobby","user":{"id":"u1","name":"Ada"},"on":true}`),
+		}}
+		if diff := cmp.Diff(want, f.published); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		var ok struct{ Time int64 }
+		if err := json.Unmarshal(f.do(cmd(contracts.OpPing, `{}`)).OK, &ok); err != nil || ok.Time != time.Now().UnixMilli() {
+			t.Errorf("time %d, %v", ok.Time, err)
+		}
+	})
+}
