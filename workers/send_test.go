@@ -1,6 +1,7 @@
 package workers_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/workers"
 )
@@ -182,21 +184,29 @@ func TestSendRates(t *testing.T) {
 	})
 }
 
-// The hot path starts no goroutine: a worker with thousands of sends at the log stays small.
 func BenchmarkSend(b *testing.B) {
 	f := newWorld(&testing.T{}, nil)
 	f.onAppend = func(int) (bool, error) { f.appended = f.appended[:0]; return false, nil }
-	body, err := json.Marshal(func() contracts.Command {
-		c := cmd(contracts.OpSend, `{"id":3,"op":"send","room":"lobby","text":"hello, how are you?","key":"`+keyAt(time.Now()).String()+`"}`)
-		c.Node, c.LeftMS = "edge1", 5000
-		return c
-	}())
+	c := cmd(contracts.OpSend, `{"id":3,"op":"send","room":"lobby","text":"hello, how are you?","key":"`+keyAt(time.Now()).String()+`"}`)
+	c.Node, c.LeftMS = "edge1", 5000
+	body, err := json.Marshal(&c)
 	if err != nil {
 		b.Fatal(err)
 	}
+	var handle rpc.Handler
+	for _, e := range f.w.Services()[0].Endpoints {
+		if e.Name == string(contracts.OpSend) {
+			handle = e.Handler
+		}
+	}
+	answered := make(chan []byte, 1)
+	r := rpc.Request{Body: body, Answer: func(reply []byte) { answered <- reply }}
 	b.ReportAllocs()
 	for b.Loop() {
-		<-f.beginRaw(contracts.OpSend, body)
+		handle(r)
+		if reply := <-answered; !bytes.HasPrefix(reply, []byte(`{"ok"`)) {
+			b.Fatalf("%s", reply)
+		}
 	}
 }
 
