@@ -46,7 +46,7 @@ func newHTTPServer(s *Server) *httpServer {
 		writeError(w, contracts.NewError(contracts.CodeNotFound, "there is nothing here"))
 	})
 	if s.deps.Page != nil {
-		mux.Handle("GET /", s.deps.Page)
+		mux.Handle("/", s.deps.Page)
 	}
 	h.server = &http.Server{
 		Handler:           secure(mux),

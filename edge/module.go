@@ -1,8 +1,6 @@
 package edge
 
 import (
-	"context"
-
 	"go.uber.org/fx"
 )
 

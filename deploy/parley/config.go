@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alecthomas/kong"
+)
+
+type configCmd struct {
+	Role string `arg:"" optional:"" default:"dev" enum:"dev,edge,worker,dispatch,persist" help:"Whose settings: dev, edge, worker, dispatch or persist."`
+}
+
+// Run prints the role's settings: flag, variables, and the value they have now. Secrets are not shown.
+func (c *configCmd) Run(k *kong.Kong, s streams) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "FLAG\tVARIABLES\tVALUE\tMEANING")
+	for _, node := range k.Model.Children {
+		if node.Name != c.Role {
+			continue
+		}
+		for _, f := range node.Flags {
+			value := f.Default
+			for _, env := range f.Envs {
+				if v, ok := os.LookupEnv(env); ok {
+					value = v
+					break
+				}
+			}
+			if value != "" && (f.Name == "secret" || strings.Contains(f.Name, "password") || strings.HasSuffix(f.Name, "uri") || strings.HasSuffix(f.Name, "url")) {
+				value = "(set)"
+			}
+			fmt.Fprintf(w, "--%s\t%s\t%s\t%s\n", f.Name, strings.Join(f.Envs, " "), value, f.Help)
+		}
+	}
+	return w.Flush()
+}

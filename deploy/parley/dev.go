@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/bus/rpc"
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/deploy/ops"
+	"github.com/parley-chat/parley/deploy/wire"
+	"github.com/parley-chat/parley/edge"
+	"github.com/parley-chat/parley/edge/web"
+	"github.com/parley-chat/parley/persist/mongo"
+	"github.com/parley-chat/parley/persist/sink"
+	"github.com/parley-chat/parley/persist/store"
+	"github.com/parley-chat/parley/workers/dispatch"
+)
+
+// devEdges is how many edges dev runs behind its one port, so that fan-out between nodes is seen.
+const devEdges = 2
+
+type devCmd struct {
+	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept."`
+	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
+	Fsync     bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
+	Portable  bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
+	clients   `embed:""`
+	process   `embed:""`
+	accounts  `embed:""`
+	servers   `embed:""`
+}
+
+// Run runs everything until ctx ends.
+func (c *devCmd) Run(ctx context.Context, s streams) (err error) {
+	began := time.Now()
+	if c.LogFormat == "auto" && c.LogLevel == "info" && terminal(s.err) {
+		c.LogLevel = "warn" // a person reads the few lines below instead
+	}
+	log := c.logger(s.err)
+	d := &dev{devCmd: c, log: log}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.open(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	if err := d.start(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	d.banner(s.out, time.Since(began))
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(s.out, "\nstopping …")
+	case <-d.failed:
+		return errors.New("a part of Parley has stopped; the log above says why")
+	}
+	return nil
+}
+
+// dev is everything in one process. What was opened is closed in reverse order.
+type dev struct {
+	*devCmd
+	log    *slog.Logger
+	ops    *ops.Server
+	set    wire.Settings
+	class  journal.Durability
+	edges  [devEdges]*edge.Server
+	failed chan struct{}
+	undo   []func() error
+}
+
+func (d *dev) later(f func() error) { d.undo = append(d.undo, f) }
+
+func (d *dev) close() error {
+	var errs []error
+	for i := len(d.undo) - 1; i >= 0; i-- {
+		errs = append(errs, d.undo[i]())
+	}
+	d.undo = nil
+	return errors.Join(errs...)
+}
+
+// open takes the data directory and starts the servers that no URL was given for.
+func (d *dev) open(ctx context.Context) error {
+	d.failed = make(chan struct{}, 8)
+	dir := d.Data
+	if d.Ephemeral {
+		tmp, err := os.MkdirTemp("", "parley-")
+		if err != nil {
+			return err
+		}
+		d.later(func() error { return os.RemoveAll(tmp) })
+		dir = tmp
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, errLocked) {
+		return fmt.Errorf("another parley dev uses %s; stop it, or use other data with --data DIR", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("take the data directory: %w", err)
+	}
+	d.later(unlock)
+	if d.Secret == "" {
+		if d.Secret, err = secret(filepath.Join(dir, "secret")); err != nil {
+			return err
+		}
+	}
+	// The port is looked at before anything is started: it is what most often is in the way.
+	if ln, err := net.Listen("tcp", d.Listen); err != nil {
+		return fmt.Errorf("port %s is in use: stop what uses it, or choose another with --listen", d.Listen)
+	} else if err := ln.Close(); err != nil {
+		return err
+	}
+	d.ops = ops.New(ops.Config{Listen: d.Ops}, d.log)
+	if err := d.ops.Start(); err != nil {
+		return err
+	}
+	d.later(func() error {
+		sctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return d.ops.Stop(sctx)
+	})
+	d.set = wire.Settings{
+		Names: d.names(), Partitions: d.Partitions, Version: version(), Ops: d.ops, Log: d.log,
+		NATS: rpc.Config{URL: d.NATSURL}, Redis: fanout.Config{URL: d.RedisURL}, Kafka: d.kafka(),
+	}
+	if len(d.KafkaBrokers) == 0 {
+		d.set.Partitions = contracts.EmbeddedPartitions
+	}
+	if err := d.embed(dir); err != nil {
+		return err
+	}
+	if d.MongoURI != "" {
+		st, err := mongo.Open(ctx, mongo.Config{URI: d.MongoURI})
+		if err != nil {
+			return err
+		}
+		d.useStore(st)
+	}
+	d.class, err = wire.Prepare(ctx, d.set, func(err error) { d.log.Warn("waiting for the servers", "err", err) })
+	if err != nil {
+		return err
+	}
+	d.ops.Fact("durability", string(d.class))
+	return nil
+}
+
+func (d *dev) useStore(st store.Store) {
+	d.set.Store = st
+	d.later(st.Close)
+}
+
+// start starts the roles. The port opens when dispatcher and persister have read the log to its end.
+func (d *dev) start(ctx context.Context) error {
+	var disp *dispatch.Dispatcher
+	var keep *sink.Sink
+	if err := d.run(ctx, wire.Persist(d.set, "persist-1", fx.Populate(&keep))); err != nil {
+		return err
+	}
+	if err := d.run(ctx, wire.Dispatch(d.set, "dispatch-1", fx.Populate(&disp))); err != nil {
+		return err
+	}
+	if err := d.run(ctx, wire.Worker(d.set, d.accounts.worker("worker-1"), d.class)); err != nil {
+		return err
+	}
+	if err := d.catchUp(ctx, disp, keep); err != nil {
+		return err
+	}
+	graphs := make([]*fx.App, devEdges)
+	for i := range graphs {
+		cfg := d.config(contracts.NodeID(fmt.Sprintf("edge-%d", i+1)))
+		cfg.Portable = d.Portable
+		var err error
+		if graphs[i], err = wire.New(wire.Edge(d.set, cfg, page(), fx.Populate(&d.edges[i]))); err != nil {
+			return err
+		}
+	}
+	edge.Share(d.edges[0], d.edges[1:]...)
+	for i := len(graphs) - 1; i >= 0; i-- {
+		if err := d.startApp(ctx, graphs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *dev) run(ctx context.Context, graph fx.Option) error {
+	app, err := wire.New(graph)
+	if err != nil {
+		return err
+	}
+	return d.startApp(ctx, app)
+}
+
+func (d *dev) startApp(ctx context.Context, app *fx.App) error {
+	if err := wire.Start(ctx, app); err != nil {
+		return err
+	}
+	d.later(func() error { return wire.Stop(app) })
+	done := app.Wait()
+	go func() {
+		if sig := <-done; sig.ExitCode != 0 {
+			d.failed <- struct{}{}
+		}
+	}()
+	return nil
+}
+
+// catchUp waits until all that was acked before is numbered and stored.
+func (d *dev) catchUp(ctx context.Context, disp *dispatch.Dispatcher, keep *sink.Sink) error {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	told := time.Now()
+	for {
+		err := errors.Join(disp.Ready(), keep.Ready())
+		all := len(disp.Owned()) == d.set.Partitions && len(keep.Status()) == d.set.Partitions
+		if err == nil && all {
+			return nil
+		}
+		if time.Since(told) > 2*time.Second {
+			told = time.Now()
+			d.log.Warn("reading the log to its end", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+func (d *dev) banner(w io.Writer, took time.Duration) {
+	base := "http://" + d.edges[0].Addr()
+	if host, port, err := net.SplitHostPort(d.edges[0].Addr()); err == nil && (host == "::" || host == "0.0.0.0") {
+		base = "http://localhost:" + port
+	}
+	where := d.Data
+	if abs, err := filepath.Abs(where); err == nil {
+		where = abs
+	}
+	if d.Ephemeral {
+		where = "nowhere (--ephemeral)"
+	}
+	fmt.Fprintf(w, "Parley %s is up after %d ms.\n\n", version(), took.Milliseconds())
+	fmt.Fprintf(w, "  chat        %s/\n", base)
+	fmt.Fprintf(w, "  WebSocket   %s/v1/ws\n", strings.Replace(base, "http", "ws", 1))
+	fmt.Fprintf(w, "  API         %s/v1/\n", base)
+	if d.ops.Addr() != "" {
+		fmt.Fprintf(w, "  operators   http://%s/readyz?verbose\n", d.ops.Addr())
+	}
+	fmt.Fprintf(w, "  data        %s\n", where)
+	fmt.Fprintf(w, "  survives    %s\n", survives(d.class))
+	fmt.Fprintf(w, "\nOpen the chat in two tabs: they land on two different edges. Ctrl-C stops.\n")
+}
+
+// survives tells a durability class to a person.
+func survives(class journal.Durability) string {
+	switch class {
+	case journal.DurabilityPower:
+		return "power: an acked message survives a power cut"
+	case journal.DurabilityReplicated:
+		return "replicated: an acked message is on several brokers"
+	case journal.DurabilityProcess:
+		return "process: an acked message survives kill -9, not a power cut (--fsync)"
+	}
+	return "volatile: messages end with the process"
+}
+
+// secret reads the secret kept in a file, or makes one.
+func secret(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) >= 32 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the secret: %w", err)
+	}
+	var raw [32]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return "", fmt.Errorf("make a secret: %w", err)
+	}
+	made := hex.EncodeToString(raw[:])
+	if err := os.WriteFile(path, []byte(made+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("keep the secret: %w", err)
+	}
+	return made, nil
+}
+
+// page gives an edge's graph the chat page.
+func page() fx.Option { return fx.Provide(func() http.Handler { return web.Handler() }) }

@@ -1,0 +1,51 @@
+//go:build !lean
+
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/persist/bolt"
+)
+
+// embed starts, inside this process, each server that no URL was given for.
+func (d *dev) embed(dir string) error {
+	if d.NATSURL == "" {
+		n, err := embedded.StartNATS()
+		if err != nil {
+			return err
+		}
+		d.later(n.Close)
+		d.set.NATS.InProcess = n
+	}
+	if d.RedisURL == "" {
+		r, err := embedded.StartRedis()
+		if err != nil {
+			return err
+		}
+		d.later(r.Close)
+		d.set.Redis.URL = r.URL()
+	}
+	if len(d.KafkaBrokers) == 0 {
+		cfg := embedded.KafkaConfig{Dir: filepath.Join(dir, "log"), Sync: d.Fsync, Partitions: d.set.Partitions, Names: d.set.Names, Log: d.log}
+		if d.Ephemeral {
+			cfg.Dir = ""
+		}
+		k, err := embedded.StartKafka(cfg)
+		if err != nil {
+			return err
+		}
+		d.later(func() error { k.Close(); return nil })
+		d.set.Kafka = journal.Config{Brokers: k.Addrs(), Class: k.Class()}
+	}
+	if d.MongoURI == "" {
+		st, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db"), Sync: d.Fsync})
+		if err != nil {
+			return err
+		}
+		d.useStore(st)
+	}
+	return nil
+}

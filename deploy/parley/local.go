@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/parley-chat/parley/deploy/local"
+)
+
+type upCmd struct {
+	Edges       int    `name:"edges" env:"EDGES" default:"2" help:"How many edges."`
+	Workers     int    `name:"workers" env:"WORKERS" default:"2" help:"How many workers."`
+	Dispatchers int    `name:"dispatchers" env:"DISPATCHERS" default:"1" help:"How many dispatchers."`
+	Persisters  int    `name:"persisters" env:"PERSISTERS" default:"1" help:"How many persisters."`
+	Port        int    `name:"port" env:"PORT" placeholder:"N" help:"Port of the first edge; the others take the next ones. Defaults to 8080."`
+	Ports       string `name:"ports" env:"PORTS" default:"default" help:"Ports of the servers: default (the conventional ones), free, or the first of five."`
+	Mongo       string `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
+	Dir         string `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs, data and logs are kept."`
+	ServersOnly bool   `name:"servers-only" help:"Start the servers only and print their addresses."`
+	Write       string `name:"write" placeholder:"FILE" help:"Write those addresses to a file once every server answers."`
+}
+
+// Run starts everything and follows it until ctx ends.
+func (c *upCmd) Run(ctx context.Context, s streams) error {
+	return local.Up(ctx, local.UpOptions{
+		Dir: c.Dir, Edges: c.Edges, Workers: c.Workers, Dispatchers: c.Dispatchers, Persisters: c.Persisters,
+		Port: c.Port, Ports: c.Ports, Mongo: c.Mongo, ServersOnly: c.ServersOnly, Write: c.Write, Out: s.out, Color: terminal(s.out),
+	})
+}
+
+type downCmd struct {
+	Dir string `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"The directory that was given to up."`
+}
+
+// Run stops what up started.
+func (c *downCmd) Run(ctx context.Context, s streams) error { return local.Down(ctx, c.Dir, s.out) }
+
+type doctorCmd struct{}
+
+// Run prints what was found; it fails when something is missing.
+func (doctorCmd) Run(ctx context.Context, s streams) error {
+	missing := false
+	for _, f := range local.Doctor(ctx) {
+		mark := "ok     "
+		if !f.OK {
+			mark, missing = "missing", true
+		}
+		fmt.Fprintf(s.out, "%s  %-14s %s\n", mark, f.Name, f.Detail)
+		if !f.OK && f.Fix != "" {
+			fmt.Fprintf(s.out, "         %-14s → %s\n", "", f.Fix)
+		}
+	}
+	if missing {
+		return errExit(1)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/bus/rpc"
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/deploy/ops"
+	"github.com/parley-chat/parley/deploy/wire"
+	"github.com/parley-chat/parley/edge"
+	"github.com/parley-chat/parley/persist/mongo"
+)
+
+// clients is how an edge treats its clients.
+type clients struct {
+	Listen  string        `name:"listen" env:"PARLEY_LISTEN" default:"127.0.0.1:8080" help:"Address for WebSocket, API and page."`
+	Origins []string      `name:"origins" env:"PARLEY_ORIGINS" placeholder:"URL" help:"Origins that may connect beside the page's own, https://app.example each."`
+	Ping    time.Duration `name:"ping" env:"PARLEY_PING" default:"25s" help:"Interval of WebSocket pings."`
+}
+
+func (c *clients) config(node contracts.NodeID) edge.Config {
+	return edge.Config{Node: node, Listen: c.Listen, Origins: c.Origins, Ping: c.Ping}
+}
+
+type edgeCmd struct {
+	servers  `embed:""`
+	process  `embed:""`
+	clients  `embed:""`
+	Port     int  `name:"port" env:"PARLEY_PORT,PORT" placeholder:"N" help:"Port on all addresses; replaces --listen."`
+	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
+}
+
+// Run holds connections until ctx ends.
+func (c *edgeCmd) Run(ctx context.Context, s streams) error {
+	if err := missing("edge", map[string]string{"NATS_URL": c.NATSURL, "REDIS_URL": c.RedisURL}); err != nil {
+		return err
+	}
+	node, err := c.process.node("edge")
+	if err != nil {
+		return err
+	}
+	cfg := c.config(node)
+	cfg.Portable = c.Portable
+	if c.Port != 0 {
+		cfg.Listen = fmt.Sprintf(":%d", c.Port)
+	}
+	return role{servers: &c.servers, process: &c.process, node: node}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+		var e *edge.Server
+		return wire.Edge(set, cfg, page(), fx.Populate(&e), fx.Invoke(func(lc fx.Lifecycle) {
+			lc.Append(fx.Hook{OnStart: func(context.Context) error {
+				set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())
+				return nil
+			}})
+		}))
+	})
+}
+
+type workerCmd struct {
+	servers  `embed:""`
+	process  `embed:""`
+	accounts `embed:""`
+}
+
+// Run decides until ctx ends.
+func (c *workerCmd) Run(ctx context.Context, s streams) error {
+	needs := c.needs()
+	if c.JWKSURL == "" {
+		needs["PARLEY_SECRET or PARLEY_JWKS_URL"] = c.Secret
+	}
+	if err := missing("worker", needs); err != nil {
+		return err
+	}
+	node, err := c.process.node("worker")
+	if err != nil {
+		return err
+	}
+	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, class journal.Durability) fx.Option {
+		return wire.Worker(set, c.accounts.worker(node), class)
+	})
+}
+
+type dispatchCmd struct {
+	servers `embed:""`
+	process `embed:""`
+}
+
+// Run numbers the log and tells the rooms until ctx ends.
+func (c *dispatchCmd) Run(ctx context.Context, s streams) error {
+	if err := missing("dispatch", c.needs()); err != nil {
+		return err
+	}
+	node, err := c.process.node("dispatch")
+	if err != nil {
+		return err
+	}
+	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+		return wire.Dispatch(set, node)
+	})
+}
+
+type persistCmd struct {
+	servers `embed:""`
+	process `embed:""`
+}
+
+// Run numbers the log and fills the database until ctx ends.
+func (c *persistCmd) Run(ctx context.Context, s streams) error {
+	needs := c.needs()
+	delete(needs, "NATS_URL")
+	delete(needs, "REDIS_URL")
+	if err := missing("persist", needs); err != nil {
+		return err
+	}
+	node, err := c.process.node("persist")
+	if err != nil {
+		return err
+	}
+	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+		return wire.Persist(set, node)
+	})
+}
+
+// role is one role as a process of its own.
+type role struct {
+	*servers
+	*process
+	node  contracts.NodeID
+	store bool // it needs the log and the database to be there
+}
+
+// run opens the operators' port, waits for the servers, and runs the graph until ctx ends or a part of it gives up.
+func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, journal.Durability) fx.Option) error {
+	log := r.logger(s.err)
+	o := ops.New(ops.Config{Listen: r.Ops}, log)
+	var starting atomic.Pointer[error]
+	first := errors.New("starting")
+	starting.Store(&first)
+	o.Add(ops.Check{Name: "start", Ready: func() error { return *starting.Load() }})
+	if err := o.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		sctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = o.Stop(sctx)
+	}()
+	set := wire.Settings{
+		Names: r.names(), Partitions: r.Partitions, Version: version(), Ops: o, Log: log,
+		NATS: rpc.Config{URL: r.NATSURL}, Redis: fanout.Config{URL: r.RedisURL}, Kafka: r.kafka(),
+	}
+	var class journal.Durability
+	if r.store {
+		st, err := mongo.Open(ctx, mongo.Config{URI: r.MongoURI})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = st.Close() }()
+		set.Store = st
+		class, err = wire.Prepare(ctx, set, func(err error) {
+			log.Warn("waiting for the servers", "err", err)
+			starting.Store(&err)
+		})
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		o.Fact("durability", string(class))
+	}
+	app, err := wire.New(graph(set, class))
+	if err != nil {
+		return err
+	}
+	if err := wire.Start(ctx, app); err != nil {
+		return stopped(ctx, err)
+	}
+	var none error
+	starting.Store(&none)
+	log.Info("running", "node", string(r.node), "ops", o.Addr())
+	code := 0
+	select {
+	case <-ctx.Done():
+		log.Info("stopping", "node", string(r.node))
+	case sig := <-app.Wait():
+		code = sig.ExitCode
+	}
+	if err := wire.Stop(app); err != nil {
+		return fmt.Errorf("stop %s: %w", r.node, err)
+	}
+	if code != 0 {
+		return errExit(code)
+	}
+	return nil
+}
+
+// stopped is no error where somebody asked for the stop.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// needs lists what a role with every server must be given.
+func (s *servers) needs() map[string]string {
+	return map[string]string{
+		"NATS_URL": s.NATSURL, "REDIS_URL": s.RedisURL, "KAFKA_BROKERS": strings.Join(s.KafkaBrokers, ","), "MONGODB_URI": s.MongoURI,
+	}
+}
