@@ -125,13 +125,12 @@ func (e doctorEnv) natsServer(ctx context.Context) Finding {
 
 // mongo is well in any case, since there is a stand-in; the finding says which it will be.
 func (e doctorEnv) mongo(ctx context.Context) Finding {
-	const fix = "https://www.mongodb.com/docs/manual/installation, or set MONGODB_URI"
 	if e.env("MONGODB_URI") != "" {
 		return Finding{Name: "mongod", OK: true, Detail: "MONGODB_URI is set; `parley up` uses that server"}
 	}
-	f := e.tool(ctx, "mongod", "is the MongoDB of `parley up`", fix, "", "--version")
+	f := e.tool(ctx, "mongod", "is the MongoDB of `parley up`", "", "", "--version")
 	if !f.OK {
-		f.OK, f.Detail = true, "not on PATH; `parley up` uses a stand-in and says so"
+		f.OK, f.Detail = true, "not on PATH; `parley up` uses a stand-in and says so, unless MONGODB_URI names a server (https://www.mongodb.com/docs/manual/installation)"
 	}
 	return f
 }
