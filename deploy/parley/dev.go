@@ -147,7 +147,7 @@ func (d *dev) open(ctx context.Context) error {
 		return err
 	}
 	if d.MongoURI != "" {
-		st, err := mongo.Open(ctx, mongo.Config{URI: d.MongoURI})
+		st, err := mongo.Open(ctx, mongo.Config{URI: d.MongoURI, Names: d.names()})
 		if err != nil {
 			return err
 		}

@@ -159,7 +159,7 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 	}
 	var class journal.Durability
 	if r.store {
-		st, err := mongo.Open(ctx, mongo.Config{URI: r.MongoURI})
+		st, err := mongo.Open(ctx, mongo.Config{URI: r.MongoURI, Names: r.names()})
 		if err != nil {
 			return err
 		}

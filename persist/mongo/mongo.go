@@ -42,8 +42,9 @@ const codeDuplicateKey = 11000
 type Config struct {
 	// URI of the server, mongodb:// or mongodb+srv://. Required.
 	URI string
-	// Database in which the collections stand. Defaults to the one in the URI, else to "parley".
+	// Database in which the collections stand. Defaults to the one in the URI, else to Names.Database().
 	Database string
+	Names    contracts.Names
 	// Timeout of an operation whose context has no deadline. Defaults to 10 s.
 	Timeout time.Duration
 }
@@ -72,7 +73,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		cfg.Database = uri.Database
 	}
 	if cfg.Database == "" {
-		cfg.Database = contracts.Names{}.Database()
+		cfg.Database = cfg.Names.Database()
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second
