@@ -30,6 +30,7 @@ type commands struct {
 	Persist  persistCmd  `cmd:"" help:"Number the log and fill the database."`
 	Token    tokenCmd    `cmd:"" help:"Make a token for a user, for tests and scripts."`
 	Config   configCmd   `cmd:"" help:"Show every setting, its variables and its value."`
+	Ready    readyCmd    `cmd:"" help:"Ask a running process whether it is ready."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 

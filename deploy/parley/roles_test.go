@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -18,6 +20,16 @@ func realServers(t *testing.T) []string {
 		value := os.Getenv(test)
 		if value == "" {
 			t.Skipf("%s is not set: `task up` or `parley up --servers-only` starts real servers and says what to set", test)
+		}
+		if name == "MONGODB_URI" {
+			// Of a list the first; without a database, so that the prefix names it.
+			value, _, _ = strings.Cut(value, ",")
+			uri, err := url.Parse(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			uri.Path = "/"
+			value = uri.String()
 		}
 		env = append(env, name+"="+value)
 	}
