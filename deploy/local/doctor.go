@@ -81,8 +81,10 @@ func doctor(ctx context.Context, e doctorEnv) []Finding {
 	return append(findings, e.ports()...)
 }
 
-// numbers finds the first version number in what a program prints.
-var numbers = regexp.MustCompile(`\d+(\.\d+)+|\d+`)
+var (
+	numbers = regexp.MustCompile(`\d+(\.\d+)+|\d+`) // a version among the words that a program prints
+	colours = regexp.MustCompile("\x1b\\[[0-9;]*m") // that Maven prints around them
+)
 
 // tool looks for a program whose version is at least least; empty for any.
 func (e doctorEnv) tool(ctx context.Context, name, purpose, fix, least string, args ...string) Finding {
@@ -93,7 +95,7 @@ func (e doctorEnv) tool(ctx context.Context, name, purpose, fix, least string, a
 	if err != nil {
 		return Finding{Name: name, Detail: fmt.Sprintf("does not run: %v; it %s", err, purpose), Fix: fix}
 	}
-	have := numbers.FindString(out)
+	have := numbers.FindString(colours.ReplaceAllString(out, ""))
 	if least != "" && !atLeast(have, least) {
 		return Finding{Name: name, Detail: fmt.Sprintf("%s, %s or newer is needed; it %s", have, least, purpose), Fix: fix}
 	}

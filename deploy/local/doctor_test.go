@@ -23,7 +23,7 @@ func bare() doctorEnv {
 func complete() doctorEnv {
 	prints := map[string]string{
 		"go version": "go version go1.26.8 linux/amd64", "java -version": `openjdk version "17.0.15" 2025-04-15`,
-		"java --list-modules": "java.base@17\njdk.compiler@17.0.15\n", "mvn -v": "Apache Maven 3.8.7",
+		"java --list-modules": "java.base@17\njdk.compiler@17.0.15\n", "mvn -v": "\x1b[1mApache Maven 3.8.7\x1b[m",
 		"redis-server --version": "Redis server v=7.0.15 sha=00000000", "node --version": "v22.1.0",
 	}
 	return doctorEnv{
@@ -78,6 +78,12 @@ func TestDoctorOnACompleteMachine(t *testing.T) {
 		if !f.OK || f.Fix != "" {
 			t.Errorf("%s: %+v, want it well and nothing to do", f.Name, f)
 		}
+	}
+}
+
+func TestDoctorReadsAVersionBetweenColours(t *testing.T) {
+	if f := find(t, doctor(t.Context(), complete()), "mvn"); !strings.HasPrefix(f.Detail, "3.8.7;") {
+		t.Errorf("Maven's version reads %q", f.Detail)
 	}
 }
 

@@ -40,7 +40,7 @@ func play(act string) int {
 			fmt.Println(err)
 			return 1
 		}
-		fmt.Println("node", os.Getenv("PARLEY_NODE"), "nats", os.Getenv("PARLEY_NATS_URL"), "role", os.Args[1])
+		fmt.Println("node", os.Getenv("PARLEY_NODE"), "nats", os.Getenv("PARLEY_NATS_URL"), "port", os.Getenv("PORT"), "role", os.Args[1])
 		http.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") })
 		go func() { _ = http.Serve(ln, nil) }()
 		<-stop

@@ -66,6 +66,9 @@ func (rl *role) env(a addresses, secret string, more []string) []string {
 	if rl.command == "edge" {
 		env = append(env, "PARLEY_LISTEN="+rl.listen.addr())
 	}
+	if os.Getenv("PARLEY_LOG_FORMAT") == "" {
+		env = append(env, "PARLEY_LOG_FORMAT=text") // people read it here, though it comes through a pipe
+	}
 	return append(env, more...)
 }
 
@@ -82,7 +85,10 @@ func (r *runner) startRoles(ctx context.Context, a addresses) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, rl := range roles {
 		g.Go(func() error {
-			c, err := r.start(spec{kind: kindRole, name: rl.name, path: r.opts.Binary, args: []string{rl.command}, env: rl.env(a, secret, r.opts.Env)})
+			c, err := r.start(spec{
+				kind: kindRole, name: rl.name, path: r.opts.Binary, args: []string{rl.command}, env: rl.env(a, secret, r.opts.Env),
+				drop: []string{"PORT", "PARLEY_PORT"}, // one port for every edge
+			})
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -23,6 +25,7 @@ type spec struct {
 	args []string
 	dir  string   // working directory; "" for this one
 	env  []string // added to this process's
+	drop []string // variables of this process's that it does not get
 }
 
 // child is a process that was started. Its fields are fixed once start returned, but err.
@@ -111,7 +114,10 @@ func (r *runner) start(s spec) (*child, error) {
 	}
 	cmd := exec.Command(s.path, s.args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), s.env...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return slices.Contains(s.drop, name)
+	}), s.env...)
 	cmd.Stdout = io.Writer(log)
 	if s.kind == kindRole {
 		cmd.Stdout = &follower{name: s.name, file: log, con: r.out}

@@ -78,6 +78,7 @@ func TestRolesStartAndStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PARLEY_NATS_URL", "nats://left-over:1")
+	t.Setenv("PORT", "1") // would be every edge's
 	r, err := newRunner(o)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func TestRolesStartAndStop(t *testing.T) {
 			t.Errorf("%s was left running", e.name)
 		}
 	}
-	for _, want := range []string{"edge-1", "edge-2", "worker-1", "dispatch-1", "persist-1", "page http://127.0.0.1:", "nats nats://here:4222", "stopping"} {
+	for _, want := range []string{"edge-1", "edge-2", "worker-1", "dispatch-1", "persist-1", "page http://127.0.0.1:", "nats nats://here:4222 port  role edge", "stopping"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output lacks %q:\n%s", want, out)
 		}
