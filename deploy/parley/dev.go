@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/fx"
@@ -45,6 +46,11 @@ type devCmd struct {
 	servers   `embed:""`
 }
 
+// Validate is called by the command line's parser.
+func (c *devCmd) Validate() error {
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
+}
+
 // Run runs everything until ctx ends.
 func (c *devCmd) Run(ctx context.Context, s streams) (err error) {
 	began := time.Now()
@@ -61,6 +67,7 @@ func (c *devCmd) Run(ctx context.Context, s streams) (err error) {
 		return stopped(ctx, err)
 	}
 	d.banner(s.out, time.Since(began))
+	d.up.Store(true)
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(s.out, "\nstopping …")
@@ -79,6 +86,7 @@ type dev struct {
 	class  journal.Durability
 	edges  [devEdges]*edge.Server
 	failed chan struct{}
+	up     atomic.Bool // every part has started
 	undo   []func() error
 }
 
@@ -128,6 +136,12 @@ func (d *dev) open(ctx context.Context) error {
 		return err
 	}
 	d.ops = ops.New(ops.Config{Listen: d.Ops}, d.log)
+	d.ops.Add(ops.Check{Name: "start", Ready: func() error {
+		if d.up.Load() {
+			return nil
+		}
+		return errors.New("starting")
+	}})
 	if err := d.ops.Start(); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -125,23 +126,33 @@ func (p *proc) printed() string {
 // ready waits until an operators' port says so.
 func (p *proc) ready(ops string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	if err := awaitReady(ops, p.done); err != nil {
+		p.t.Fatalf("%s: %v\n%s", p.name, err, p.printed())
+	}
+}
+
+// awaitReady asks an operators' port until it says ready. It gives up when ended is closed, or after a minute.
+func awaitReady(ops string, ended <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/readyz", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/readyz", nil)
+		if err != nil {
+			return err
+		}
 		if res, err := http.DefaultClient.Do(req); err == nil {
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {
-				return
+				return nil
 			}
 		}
 		select {
-		case <-p.done:
-			p.t.Fatalf("%s ended before it was ready:\n%s", p.name, p.printed())
+		case <-ended:
+			return errors.New("ended before it was ready")
 		case <-ctx.Done():
-			p.t.Fatalf("%s is not ready:\n%s", p.name, p.printed())
+			return errors.New("not ready in time")
 		case <-ticker.C:
 		}
 	}

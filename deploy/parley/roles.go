@@ -39,6 +39,11 @@ type edgeCmd struct {
 	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 }
 
+// Validate is called by the command line's parser.
+func (c *edgeCmd) Validate() error {
+	return errors.Join(c.servers.Validate(), c.process.Validate())
+}
+
 // Run holds connections until ctx ends.
 func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if err := missing("edge", map[string]string{"NATS_URL": c.NATSURL, "REDIS_URL": c.RedisURL}); err != nil {
@@ -70,6 +75,11 @@ type workerCmd struct {
 	accounts `embed:""`
 }
 
+// Validate is called by the command line's parser.
+func (c *workerCmd) Validate() error {
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
+}
+
 // Run decides until ctx ends.
 func (c *workerCmd) Run(ctx context.Context, s streams) error {
 	needs := c.needs()
@@ -93,6 +103,11 @@ type dispatchCmd struct {
 	process `embed:""`
 }
 
+// Validate is called by the command line's parser.
+func (c *dispatchCmd) Validate() error {
+	return errors.Join(c.servers.Validate(), c.process.Validate())
+}
+
 // Run numbers the log and tells the rooms until ctx ends.
 func (c *dispatchCmd) Run(ctx context.Context, s streams) error {
 	if err := missing("dispatch", c.needs()); err != nil {
@@ -110,6 +125,11 @@ func (c *dispatchCmd) Run(ctx context.Context, s streams) error {
 type persistCmd struct {
 	servers `embed:""`
 	process `embed:""`
+}
+
+// Validate is called by the command line's parser.
+func (c *persistCmd) Validate() error {
+	return errors.Join(c.servers.Validate(), c.process.Validate())
 }
 
 // Run numbers the log and fills the database until ctx ends.

@@ -61,7 +61,7 @@ const kafkaLinger = time.Millisecond
 
 func (s *servers) names() contracts.Names { return contracts.Names{Prefix: s.Prefix} }
 
-// Validate is called by the command line's parser.
+// Validate tells what is wrong with the settings.
 func (s *servers) Validate() error {
 	if !contracts.ValidID(s.Prefix) {
 		return fmt.Errorf("--prefix %q: use 1 to 64 of A-Z a-z 0-9 _ -", s.Prefix)
@@ -72,7 +72,7 @@ func (s *servers) Validate() error {
 	return nil
 }
 
-// Validate is called by the command line's parser.
+// Validate tells what is wrong with the settings.
 func (p *process) Validate() error {
 	if p.Node != "" && !contracts.ValidID(p.Node) {
 		return fmt.Errorf("--node %q: use 1 to 64 of A-Z a-z 0-9 _ -", p.Node)
@@ -97,7 +97,7 @@ func (a *accounts) worker(node contracts.NodeID) workers.Config {
 	return workers.Config{Node: node, Secret: []byte(a.Secret), JWKSURL: a.JWKSURL, Issuer: a.Issuer, Audience: a.Audience}
 }
 
-// Validate is called by the command line's parser.
+// Validate tells what is wrong with the settings.
 func (a *accounts) Validate() error {
 	if a.Secret != "" && len(a.Secret) < 32 {
 		return fmt.Errorf("--secret is %d bytes long: use at least 32, for example from: openssl rand -hex 32", len(a.Secret))

@@ -17,6 +17,9 @@ type tokenCmd struct {
 	accounts `embed:""`
 }
 
+// Validate is called by the command line's parser.
+func (c *tokenCmd) Validate() error { return c.accounts.Validate() }
+
 // Run prints a token signed with the secret.
 func (c *tokenCmd) Run(s streams) error {
 	if c.Secret == "" {
