@@ -17,6 +17,7 @@ const maxAsking = 50_000
 var (
 	errUnavailable = contracts.NewError(contracts.CodeUnavailable, "the server cannot answer at the moment").After(500 * time.Millisecond)
 	errNoWorker    = contracts.NewError(contracts.CodeUnavailable, "no worker is running").After(time.Second)
+	errUnreadable  = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
 	errOverloaded  = contracts.NewError(contracts.CodeOverloaded, "too much is waiting").After(time.Second)
 )
 
@@ -39,11 +40,12 @@ type asker struct {
 	mu      sync.Mutex // guards the rest
 	asking  int
 	waiting []question
+	pumping bool // somebody gives those that wait their turn
 }
 
 func (a *asker) ask(q question) {
 	a.mu.Lock()
-	if a.asking >= a.limit {
+	if a.asking >= a.limit || len(a.waiting) > 0 {
 		if len(a.waiting) >= maxAsking {
 			a.mu.Unlock()
 			q.done(nil, errOverloaded)
@@ -71,23 +73,30 @@ func (a *asker) send(q question) {
 	})
 }
 
-// answered gives q its answer and its turn to the next one.
+// answered gives q its answer and its turn to the next one. Answers may come while their questions are being sent, so
+// this is a loop in whoever came first: a queue that has run out of time would otherwise be as many calls deep as it is long.
 func (a *asker) answered(q question, reply []byte, err error) {
 	q.done(readAnswer(reply, err))
 	a.mu.Lock()
-	if len(a.waiting) == 0 {
-		a.asking--
-		a.mu.Unlock()
+	defer a.mu.Unlock()
+	a.asking--
+	if a.pumping {
 		return
 	}
-	next := a.waiting[0]
-	a.waiting[0] = question{}
-	a.waiting = a.waiting[1:]
-	if len(a.waiting) == 0 {
-		a.waiting = nil
+	a.pumping = true
+	for len(a.waiting) > 0 && a.asking < a.limit {
+		next := a.waiting[0]
+		a.waiting[0] = question{}
+		a.waiting = a.waiting[1:]
+		if len(a.waiting) == 0 {
+			a.waiting = nil
+		}
+		a.asking++
+		a.mu.Unlock()
+		a.send(next)
+		a.mu.Lock()
 	}
-	a.mu.Unlock()
-	a.send(next)
+	a.pumping = false
 }
 
 func readAnswer(reply []byte, err error) (*contracts.Answer, *contracts.Error) {
@@ -102,7 +111,7 @@ func readAnswer(reply []byte, err error) (*contracts.Answer, *contracts.Error) {
 	}
 	var a contracts.Answer
 	if json.Unmarshal(reply, &a) != nil {
-		return nil, contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+		return nil, errUnreadable
 	}
 	if a.Err != nil {
 		return nil, a.Err

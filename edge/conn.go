@@ -3,8 +3,6 @@ package edge
 import (
 	"bytes"
 	"errors"
-	"io"
-	"net"
 	"strconv"
 	"time"
 
@@ -52,6 +50,7 @@ type conn struct {
 	pinged      bool // a ping is out and nothing has been heard since
 	reminded    bool // the token event was sent
 	peerDone    bool // the peer has sent its close frame
+	ended       bool // on epoll: the peer sends no more, so that reading ends with the end of input
 
 	due       uint32 // tick of the next timer
 	heard     uint32 // tick of the last input
@@ -99,6 +98,9 @@ func (c *conn) rest() {
 
 // newConn makes a connection of the loop whose socket is attached next.
 func (l *loop) newConn() *conn {
+	if len(l.conns) == 0 {
+		l.turn() // nobody wound the clock meanwhile
+	}
 	l.nextID += uint64(l.srv.cfg.Loops)
 	c := &conn{loop: l, id: l.nextID}
 	l.conns[c.id] = c
@@ -121,9 +123,8 @@ func (c *conn) readable() {
 		if c.state == stateGone {
 			return
 		}
-		if n == len(l.buf) && !c.queuedAgain {
-			c.queuedAgain = true
-			l.again = append(l.again, c)
+		if n == len(l.buf) || c.ended {
+			c.readAgain()
 		}
 		return
 	}
@@ -151,7 +152,11 @@ func (c *conn) received(data []byte) {
 // readFrames takes all frames of data.
 func (c *conn) readFrames(data []byte) {
 	for {
-		ev, rest, bad := c.reader.Next(data, &c.loop.lim)
+		lim := &c.loop.lim
+		if c.state != stateReady {
+			lim = &c.loop.early
+		}
+		ev, rest, bad := c.reader.Next(data, lim)
 		if bad != nil {
 			c.shut(bad.Code, bad.Reason)
 			return
@@ -215,7 +220,14 @@ func (c *conn) readOn() {
 	switch {
 	case c.port != nil:
 		c.port.proceed()
-	case !c.queuedAgain:
+	default:
+		c.readAgain()
+	}
+}
+
+// readAgain makes the loop read on in its next round: an edge-triggered poller does not tell of it once more.
+func (c *conn) readAgain() {
+	if !c.queuedAgain {
 		c.queuedAgain = true
 		c.loop.again = append(c.loop.again, c)
 	}
@@ -225,8 +237,8 @@ func (c *conn) readOn() {
 
 // write sends frames to the client. shared says that b is never changed; otherwise b is the caller's again on return.
 func (c *conn) write(b []byte, shared bool) {
-	if c.state == stateGone {
-		return
+	if c.state == stateGone || c.state == stateClosing {
+		return // nothing follows a close frame
 	}
 	if !c.stuck {
 		n, err := c.put(b)
@@ -241,7 +253,8 @@ func (c *conn) write(b []byte, shared bool) {
 		c.stuck = true
 	}
 	w := c.work()
-	if w.outSize+len(b) > c.loop.srv.cfg.OutboundBytes {
+	// The first piece may be the rest of a frame: it waits in any case.
+	if len(w.out) > 0 && w.outSize+len(b) > c.loop.srv.cfg.OutboundBytes {
 		c.tooSlow()
 		return
 	}
@@ -281,20 +294,24 @@ func (c *conn) writable() {
 
 // tooSlow ends a connection whose output does not fit any more: what waits is given up, as more of it would not arrive either.
 func (c *conn) tooSlow() {
-	c.loop.srv.metrics.closed.WithLabelValues(strconv.Itoa(int(contracts.CloseTooSlow))).Inc()
+	c.countClosed(contracts.CloseTooSlow)
 	b := c.work()
 	// The first waiting piece may have been sent in part: what follows it must be the close frame.
 	b.out = append(b.out[:min(1, len(b.out))], wire.AppendClose(nil, contracts.CloseTooSlow, "too slow"))
 	c.startClosing()
 }
 
-func (c *conn) reply(id uint64, ok []byte) {
-	if id == 0 {
+func (c *conn) reply(req *request, ok []byte) {
+	switch {
+	case len(ok) == 0:
+		c.fail(req, errUnreadable)
+		return
+	case req.id == 0:
 		return
 	}
 	out := c.loop.frameStart()
 	out = append(out, `{"id":`...)
-	out = strconv.AppendUint(out, id, 10)
+	out = strconv.AppendUint(out, req.id, 10)
 	out = append(out, `,"ok":`...)
 	out = append(out, ok...)
 	out = append(out, '}')
@@ -371,31 +388,42 @@ func (c *conn) shut(code contracts.CloseCode, reason string) {
 	if c.state == stateGone || c.state == stateClosing {
 		return
 	}
-	c.loop.srv.metrics.closed.WithLabelValues(strconv.Itoa(int(code))).Inc()
 	c.write(wire.AppendClose(nil, code, reason), true)
+	if c.state == stateGone || c.state == stateClosing {
+		return // the write itself ended it
+	}
+	c.countClosed(code)
 	c.startClosing()
 }
 
 // answerClose ends what the peer wants to end (RFC 6455 section 5.5.1).
 func (c *conn) answerClose(code contracts.CloseCode) {
-	c.loop.srv.metrics.closed.WithLabelValues(closeLabel(code)).Inc()
+	answer := code
 	if code == 1005 {
-		code = contracts.CloseNormal
+		answer = contracts.CloseNormal
 	}
-	c.write(wire.AppendClose(nil, code, ""), true)
-	if c.state == stateGone {
+	c.write(wire.AppendClose(nil, answer, ""), true)
+	if c.state == stateGone || c.state == stateClosing {
 		return
 	}
+	if code > 1015 {
+		code = otherClose
+	}
+	c.countClosed(code)
 	c.peerDone = true
 	c.startClosing()
 }
 
-// closeLabel keeps the label's values few: what clients send is theirs to choose.
-func closeLabel(code contracts.CloseCode) string {
-	if code < 1000 || code > 1015 {
-		return "other"
+// otherClose stands for the codes of clients' own, so that the metric has few labels.
+const otherClose contracts.CloseCode = 1
+
+// countClosed counts a connection's end; code 0 is one without a close frame.
+func (c *conn) countClosed(code contracts.CloseCode) {
+	label := "other"
+	if code != otherClose {
+		label = strconv.Itoa(int(code))
 	}
-	return strconv.Itoa(int(code))
+	c.loop.srv.metrics.closed.WithLabelValues(label).Inc()
 }
 
 // startClosing leaves all rooms; what is left is to get the close frame across.
@@ -436,7 +464,7 @@ func (c *conn) close() {
 		return
 	}
 	if c.state == stateOpen || c.state == stateConnecting || c.state == stateReady {
-		c.loop.srv.metrics.closed.WithLabelValues("0").Inc()
+		c.countClosed(0)
 	}
 	c.forget()
 	c.hangUp()
@@ -453,7 +481,7 @@ func (c *conn) forget() {
 	c.state = stateGone
 	c.unschedule()
 	delete(l.conns, c.id)
-	c.busy = nil
+	c.busy, c.reader = nil, wire.Reader{} // closures may hold c for a while
 }
 
 // Timers.
@@ -546,107 +574,3 @@ func (c *conn) nextTimer() {
 	}
 	c.schedule(due)
 }
-
-// The HTTP head.
-
-func (c *conn) readHead(data []byte) {
-	b := c.work()
-	whole := data
-	if len(b.head) > 0 {
-		b.head = append(b.head, data...)
-		whole = b.head
-	}
-	req, n, bad := wire.ParseRequest(whole)
-	switch {
-	case bad != nil:
-		c.refuse(bad)
-	case n == 0:
-		if len(b.head) == 0 {
-			b.head = bytes.Clone(data)
-		}
-	case req.Path != wire.Path:
-		b.head = nil
-		c.handOver(whole)
-	default:
-		c.upgrade(&req, whole[n:])
-	}
-}
-
-func (c *conn) upgrade(req *wire.Request, behind []byte) {
-	s := c.loop.srv
-	if bad := req.CheckUpgrade(s.cfg.Origins); bad != nil {
-		c.refuse(bad)
-		return
-	}
-	if s.ending.Load() {
-		c.refuse(&wire.HTTPError{Status: 503, Message: "this server is stopping", Header: "Retry-After: 1\r\n"})
-		return
-	}
-	if int(s.open.Load()) >= s.cfg.MaxConnections {
-		c.refuse(&wire.HTTPError{Status: 503, Message: "no more connections here", Header: "Retry-After: 5\r\n"})
-		return
-	}
-	if next := s.nextShare(); next != s {
-		c.passTo(next, req, behind)
-		return
-	}
-	c.opened(wire.AppendSwitching(nil, req), behind)
-}
-
-// opened turns a connection whose head is done into a WebSocket.
-func (c *conn) opened(switching, behind []byte) {
-	s := c.loop.srv
-	if c.busy != nil {
-		c.busy.head = nil
-	}
-	c.state = stateOpen
-	s.open.Add(1)
-	s.metrics.connections.Inc()
-	c.schedule(c.loop.in(s.cfg.ConnectTime))
-	c.write(switching, true)
-	if len(behind) > 0 && c.state == stateOpen {
-		c.readFrames(behind)
-	}
-	c.rest()
-}
-
-// refuse answers a request that does not become a WebSocket.
-func (c *conn) refuse(bad *wire.HTTPError) {
-	c.loop.srv.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
-	_, _ = c.put(wire.AppendHTTPError(nil, bad))
-	c.forget()
-	// The client may still be sending: closing now could reset the answer away.
-	if conn, err := c.detach(); err == nil {
-		c.loop.srv.linger(conn)
-	}
-}
-
-// handOver gives the connection with all it sent so far to the HTTP server.
-func (c *conn) handOver(sent []byte) {
-	s := c.loop.srv
-	sent = bytes.Clone(sent)
-	c.forget()
-	nc, err := c.detach()
-	if err != nil {
-		s.log.Warn("hand a connection to the API", "err", err)
-		return
-	}
-	s.http.take(&replayed{Conn: nc, first: sent})
-}
-
-// replayed is a connection whose first bytes were read already.
-type replayed struct {
-	net.Conn
-	first []byte
-}
-
-func (r *replayed) Read(p []byte) (int, error) {
-	if len(r.first) > 0 {
-		n := copy(p, r.first)
-		r.first = r.first[n:]
-		return n, nil
-	}
-	return r.Conn.Read(p)
-}
-
-var _ io.Reader = (*replayed)(nil)

@@ -38,15 +38,21 @@ type httpServer struct {
 func newHTTPServer(s *Server) *httpServer {
 	h := &httpServer{srv: s, conns: make(chan net.Conn, 128), ended: make(chan struct{})}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/guests", h.guests)
-	mux.HandleFunc("GET /v1/rooms/{room}/entries", h.entries)
-	mux.HandleFunc("POST /v1/rooms/{room}/messages", h.messages)
-	mux.HandleFunc("GET "+wire.Path, h.webSocket)
+	route(mux, http.MethodPost, "/v1/guests", h.guests)
+	route(mux, http.MethodGet, "/v1/rooms/{room}/entries", h.entries)
+	route(mux, http.MethodPost, "/v1/rooms/{room}/messages", h.messages)
+	mux.HandleFunc(wire.Path, h.webSocket)
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, contracts.NewError(contracts.CodeNotFound, "there is nothing here"))
 	})
 	if s.deps.Page != nil {
-		mux.Handle("/", s.deps.Page)
+		mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				wrongMethod(w, "GET, HEAD")
+				return
+			}
+			s.deps.Page.ServeHTTP(w, r)
+		})
 	}
 	h.server = &http.Server{
 		Handler:           secure(mux),
@@ -58,6 +64,17 @@ func newHTTPServer(s *Server) *httpServer {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return h
+}
+
+// route registers what serves a path with one method; with others it is 405.
+func route(mux *http.ServeMux, method, path string, serve http.HandlerFunc) {
+	mux.HandleFunc(method+" "+path, serve)
+	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { wrongMethod(w, method) })
+}
+
+func wrongMethod(w http.ResponseWriter, allowed string) {
+	w.Header().Set("Allow", allowed)
+	writeStatus(w, http.StatusMethodNotAllowed, contracts.NewError(contracts.CodeBadRequest, "here only "+allowed))
 }
 
 func (h *httpServer) start(wg *sync.WaitGroup) { wg.Go(func() { _ = h.server.Serve(h) }) }
@@ -133,7 +150,17 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 			req.Headers = append(req.Headers, wire.Header{Name: name, Value: v})
 		}
 	}
-	if bad := req.CheckUpgrade(h.srv.cfg.Origins); bad != nil {
+	next := h.srv.nextShare()
+	bad := req.CheckUpgrade(h.srv.cfg.Origins)
+	switch {
+	case bad != nil:
+	case r.ContentLength != 0:
+		bad = &wire.HTTPError{Status: http.StatusBadRequest, Message: "the request for a WebSocket has no body"}
+	default:
+		bad = next.full()
+	}
+	if bad != nil {
+		h.srv.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
 		for line := range strings.SplitSeq(bad.Header, "\r\n") {
 			if name, value, ok := strings.Cut(line, ": "); ok {
 				w.Header().Set(name, value)
@@ -143,8 +170,8 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	hijacker, ok := w.(http.Hijacker)
-	if !ok || h.srv.ending.Load() {
-		http.Error(w, "this server is stopping", http.StatusServiceUnavailable)
+	if !ok {
+		http.Error(w, "no WebSocket on this connection", http.StatusInternalServerError)
 		return
 	}
 	nc, buf, err := hijacker.Hijack()
@@ -154,14 +181,14 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 	_ = nc.SetDeadline(time.Time{})
 	behind := make([]byte, buf.Reader.Buffered())
 	_, _ = io.ReadFull(buf.Reader, behind)
-	h.srv.nextShare().takeSocket(nc, &handoff{switching: wire.AppendSwitching(nil, req), behind: behind})
+	if r, ok := nc.(*replayed); ok {
+		nc, behind = r.Conn, append(behind, r.first...)
+	}
+	next.takeSocket(nc, &handoff{switching: wire.AppendSwitching(nil, req), behind: behind})
 }
 
 // takeSocket takes a socket whose handshake is done.
 func (s *Server) takeSocket(nc net.Conn, h *handoff) {
-	if r, ok := nc.(*replayed); ok {
-		nc = r.Conn
-	}
 	if s.cfg.Portable {
 		s.newPort(nc, h)
 		return
@@ -173,9 +200,8 @@ func (s *Server) takeSocket(nc net.Conn, h *handoff) {
 }
 
 func (h *httpServer) guests(w http.ResponseWriter, r *http.Request) {
-	body, bad := readBody(w, r)
-	if bad != nil {
-		writeError(w, bad)
+	body, ok := readBody(w, r)
+	if !ok {
 		return
 	}
 	h.ask(w, r, http.StatusOK, contracts.OpGuest, "", body)
@@ -183,12 +209,12 @@ func (h *httpServer) guests(w http.ResponseWriter, r *http.Request) {
 
 func (h *httpServer) messages(w http.ResponseWriter, r *http.Request) {
 	room, bad := pathRoom(r)
-	var body []byte
-	if bad == nil {
-		body, bad = readBody(w, r)
-	}
 	if bad != nil {
 		writeError(w, bad)
+		return
+	}
+	body, ok := readBody(w, r)
+	if !ok {
 		return
 	}
 	h.ask(w, r, http.StatusCreated, contracts.OpSend, room, body)
@@ -257,6 +283,9 @@ func (h *httpServer) ask(w http.ResponseWriter, r *http.Request, status int, op 
 	select {
 	case <-r.Context().Done():
 	case o := <-answered:
+		if o.bad == nil && len(o.a.OK) == 0 {
+			o.bad = errUnreadable
+		}
 		if o.bad != nil {
 			writeError(w, o.bad)
 			return
@@ -288,29 +317,34 @@ func pathRoom(r *http.Request) (contracts.RoomID, *contracts.Error) {
 	return room, nil
 }
 
-// readBody reads a JSON object.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *contracts.Error) {
+// readBody reads a JSON object; where there is none it answers itself.
+func readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, contracts.BadField("content-type", "Content-Type must be application/json")
+		writeStatus(w, http.StatusUnsupportedMediaType, contracts.BadField("content-type", "Content-Type must be application/json"))
+		return nil, false
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, contracts.NewError(contracts.CodeTooLarge, "the body is larger than 64 KiB")
+		err = contracts.NewError(contracts.CodeTooLarge, "the body is larger than 64 KiB")
 	case err != nil:
-		return nil, contracts.BadField("body", "the body did not arrive")
+		err = contracts.BadField("body", "the body did not arrive")
+	default:
+		_, err = contracts.ParseObject(body)
 	}
-	if _, err := contracts.ParseObject(body); err != nil {
-		return nil, contracts.AsError(err)
+	if err != nil {
+		writeError(w, contracts.AsError(err))
+		return nil, false
 	}
-	return body, nil
+	return body, true
 }
 
-func writeError(w http.ResponseWriter, e *contracts.Error) {
+func writeError(w http.ResponseWriter, e *contracts.Error) { writeStatus(w, e.Code.HTTPStatus(), e) }
+
+func writeStatus(w http.ResponseWriter, status int, e *contracts.Error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	status := e.Code.HTTPStatus()
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.FormatInt(max(1, (e.RetryAfterMS+999)/1000), 10))
 	}

@@ -143,8 +143,9 @@ func (h *hub) passed(r *room) (at contracts.RoomHead, known bool) {
 	return contracts.RoomHead{Epoch: r.epoch, Seq: r.passed}, r.known
 }
 
-// settle gives a room that is not known its start: the position of a join's answer. It returns what the node has then
-// passed on. A newer epoch resets the room for its members first.
+// settle gives a room that is not known its start: the position of a join's answer. It returns up to where the loops may
+// not have been handed the room's entries: that start, or what the node had passed on before. A newer epoch resets the room for its members
+// first; an answer from an older one than was heard of settles nothing.
 func (h *hub) settle(r *room, at contracts.RoomHead) contracts.RoomHead {
 	sh := h.shard(r.lane)
 	sh.mu.Lock()
@@ -152,15 +153,19 @@ func (h *hub) settle(r *room, at contracts.RoomHead) contracts.RoomHead {
 	if r.known && at.Epoch > r.epoch {
 		h.reset(r, at.Epoch, at.Seq)
 	}
-	if !r.known && r.members > 0 {
-		r.known, r.epoch, r.passed = true, at.Epoch, at.Seq
-		if r.asideEpoch != r.epoch {
-			r.aside, r.size, r.head = nil, 0, 0
-		}
-		r.head = max(r.head, r.passed)
-		h.drain(r)
+	if r.known {
+		return contracts.RoomHead{Epoch: r.epoch, Seq: r.passed}
 	}
-	return contracts.RoomHead{Epoch: r.epoch, Seq: r.passed}
+	if newest := max(r.epoch, r.asideEpoch); at.Epoch < newest {
+		return contracts.RoomHead{Epoch: newest}
+	}
+	if r.asideEpoch != at.Epoch {
+		r.aside, r.size, r.head = nil, 0, 0
+	}
+	r.known, r.epoch, r.passed = true, at.Epoch, at.Seq
+	r.head = max(r.head, r.passed)
+	h.drain(r)
+	return at
 }
 
 // Receive takes a lane's message.
@@ -204,13 +209,9 @@ func (h *hub) take(r *room, e *contracts.Envelope) {
 // entry takes an entry that was heard or read. The shard is locked.
 func (h *hub) entry(r *room, epoch contracts.Epoch, seq contracts.Seq, frame []byte) {
 	if !r.known {
-		if epoch < r.asideEpoch {
-			return
+		if r.await(epoch) {
+			h.putAside(r, seq, frame)
 		}
-		if epoch > r.asideEpoch {
-			r.asideEpoch, r.aside, r.size, r.head = epoch, nil, 0, 0
-		}
-		h.putAside(r, seq, frame)
 		return
 	}
 	switch {
@@ -227,6 +228,15 @@ func (h *hub) entry(r *room, epoch contracts.Epoch, seq contracts.Seq, frame []b
 		h.putAside(r, seq, frame)
 		h.repair(r)
 	}
+}
+
+// await reports whether what comes in an epoch matters to a room that is not known; what came in an older one does not
+// any more.
+func (r *room) await(epoch contracts.Epoch) bool {
+	if epoch > r.asideEpoch {
+		r.asideEpoch, r.aside, r.size, r.head = epoch, nil, 0, 0
+	}
+	return epoch == r.asideEpoch
 }
 
 func (h *hub) putAside(r *room, seq contracts.Seq, frame []byte) {
@@ -279,9 +289,14 @@ func (h *hub) drain(r *room) {
 // noteHead compares a room's head with what was passed on. The shard is locked.
 func (h *hub) noteHead(r *room, epoch contracts.Epoch, seq contracts.Seq) {
 	switch {
-	case !r.known || epoch < r.epoch:
+	case !r.known:
+		if r.await(epoch) {
+			r.head = max(r.head, seq) // settle sees to it
+		}
+	case epoch < r.epoch:
 	case epoch > r.epoch:
 		h.reset(r, epoch, seq)
+		r.head = seq
 	case seq > r.passed:
 		r.head = max(r.head, seq)
 		h.repair(r)

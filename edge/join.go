@@ -111,12 +111,16 @@ func (c *conn) askJoin(j *joining) {
 		},
 		done: func(a *contracts.Answer, bad *contracts.Error) {
 			l.call(func() {
+				if j.cancelled {
+					// The worker may have noted the person as listening behind the news of the leaving.
+					s.gone.add(contracts.Presence{Room: req.room, User: *user})
+				}
 				switch {
 				case c.state == stateGone:
 				case bad != nil:
 					c.joinFailed(j, bad)
-				case a.Joined == nil:
-					c.joinFailed(j, contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read"))
+				case a.Joined == nil || len(a.OK) == 0:
+					c.joinFailed(j, errUnreadable)
 				default:
 					c.joinAnswered(j, a)
 				}
@@ -141,12 +145,13 @@ func (c *conn) joinAnswered(j *joining, a *contracts.Answer) {
 		return
 	}
 	now := c.loop.srv.hub.settle(lc.room, contracts.RoomHead{Epoch: to.Epoch, Seq: to.Head})
-	fits := now.Epoch == to.Epoch && (lc.lostEpoch < to.Epoch || lc.lost <= to.Head)
-	if j.known {
-		fits = fits && (j.passed.Epoch < to.Epoch || j.passed.Seq <= to.Head)
-	} else {
-		fits = fits && now.Seq <= to.Head
+	// The loop was handed what the node passed on after the question, so the answer must reach to where that began: to
+	// passed, or, where the node had not begun then, to where it has begun since.
+	begin := now
+	if j.known && j.passed.Epoch == to.Epoch {
+		begin = j.passed
 	}
+	fits := now.Epoch == to.Epoch && begin.Seq <= to.Head && (lc.lostEpoch < to.Epoch || lc.lost <= to.Head)
 	if !fits {
 		if j.tries >= maxTries {
 			c.joinFailed(j, errUnavailable)
@@ -206,6 +211,9 @@ func (c *conn) catchUp(lc *local, at int) {
 		from := m.next
 		m.next = lc.lost + 1
 		c.sendGap(lc.room.id, from, lc.lost)
+		if c.state != stateReady {
+			return // m may be another member's by now
+		}
 	}
 	for i := range lc.kept {
 		if it := &lc.kept[i]; it.epoch == m.epoch && it.seq >= m.next {

@@ -27,7 +27,6 @@ const (
 	itemEvent                 // an ephemeral event of local's room
 	itemGap                   // the entries seq … to of local's room are given up
 	itemReset                 // local's room has a new epoch
-	itemLeft                  // a person left local's room everywhere
 )
 
 // item is one thing for a loop to do. Items of one room are in the room's order.
@@ -38,7 +37,6 @@ type item struct {
 	seq    contracts.Seq
 	to     contracts.Seq
 	except uint64 // itemEvent: the connection that does not get it
-	user   contracts.UserID
 	frame  []byte // framed, shared, never changed
 	fn     func()
 }
@@ -68,7 +66,8 @@ type loop struct {
 	ticks  uint32 // since start
 	start  time.Time
 	lim    wire.Limits
-	more   bool // the inbox is not empty
+	early  wire.Limits // before connect is answered
+	more   bool        // the inbox is not empty
 	ending bool
 }
 
@@ -94,6 +93,8 @@ func newLoop(s *Server, index int) (*loop, error) {
 		start:  time.Now(),
 		lim:    wire.Limits{MessageBytes: s.cfg.MessageBytes, Fragments: s.cfg.Fragments},
 	}
+	l.early = l.lim
+	l.early.MessageBytes = min(connectBytes, l.lim.MessageBytes)
 	var err error
 	if s.cfg.Portable {
 		l.poll = newPortablePoller()
@@ -111,12 +112,11 @@ func (l *loop) post(items ...item) bool {
 		return false
 	}
 	l.inbox = append(l.inbox, items...)
-	wake := !l.awake
-	l.awake = true
-	l.mu.Unlock()
-	if wake {
-		l.poll.wake()
+	if !l.awake {
+		l.awake = true
+		l.poll.wake() // it never blocks; behind the lock it could ring a descriptor that end has freed for somebody else
 	}
+	l.mu.Unlock()
 	return true
 }
 
@@ -184,9 +184,6 @@ func (l *loop) work() {
 		case itemReset:
 			it.local.flush()
 			it.local.reset(it.epoch, it.seq)
-		case itemLeft:
-			it.local.flush()
-			it.local.left(it.user, it.frame)
 		}
 	}
 	for _, lc := range l.dirty {

@@ -106,7 +106,13 @@ func (p *epoll) ready(c *conn, events uint32) {
 	if events&unix.EPOLLOUT != 0 {
 		c.writable()
 	}
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 && c.state != stateGone {
+	if c.state == stateGone {
+		return
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		c.ended = true
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		c.readable()
 	}
 }

@@ -3,7 +3,6 @@ package edge
 import (
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -14,15 +13,17 @@ const portBytes = 64 << 10
 // the loop has taken what it read, one that writes what the loop has put there.
 type port struct {
 	nc    net.Conn
-	conn  atomic.Pointer[conn] // whom it belongs to
-	next  chan struct{}        // the loop has taken what was read
-	quit  chan struct{}        // closed by end
-	dealt chan struct{}        // closed when conn is set for the first time
-	first sync.Once            // closes dealt
+	conn  *conn         // set before dealt is closed
+	dealt chan struct{} // closed when the loop has taken the port
+	next  chan struct{} // the loop has taken what was read
+	quit  chan struct{} // closed by end
+
+	held bool // owned by the loop: the reader waits for next
 
 	mu       sync.Mutex // guards the rest
 	cond     sync.Cond
 	out      []byte
+	writing  bool // the writer is writing what it took from out
 	refused  bool // errAgain was said: tell the loop when there is room
 	ended    bool
 	halfway  bool // close the sending half once out is empty
@@ -35,11 +36,11 @@ func newPort(nc net.Conn) *port {
 	return p
 }
 
-// proceed lets the reader read on.
+// proceed lets the reader read on, once for each time that it waits: its buffer is the loop's until then.
 func (p *port) proceed() {
-	select {
-	case p.next <- struct{}{}:
-	default:
+	if p.held {
+		p.held = false
+		p.next <- struct{}{}
 	}
 }
 
@@ -57,8 +58,7 @@ func (p *port) read() {
 			return
 		default:
 		}
-		c := p.conn.Load()
-		if !c.loop.call(func() { p.conn.Load().arrived(buf[:n], err) }) {
+		if !p.conn.loop.call(func() { p.conn.arrived(buf[:n], err) }) {
 			p.end(false)
 			return
 		}
@@ -72,6 +72,7 @@ func (p *port) read() {
 
 // arrived takes what the reader read, on the loop.
 func (c *conn) arrived(data []byte, err error) {
+	c.port.held = true
 	if c.state == stateGone {
 		return
 	}
@@ -95,32 +96,30 @@ func (p *port) write() {
 		}
 		out := p.out
 		p.out = nil
-		halfway, ended, detached := p.halfway && len(out) == 0, p.ended, p.detached
+		p.writing = len(out) > 0
+		halfway, ended, detached := p.halfway, p.ended, p.detached
 		p.mu.Unlock()
 		if len(out) > 0 {
-			if ended {
-				_ = p.nc.SetWriteDeadline(time.Now().Add(time.Second))
-			}
-			if _, err := p.nc.Write(out); err != nil && !ended {
-				c := p.conn.Load()
-				c.loop.call(func() { p.conn.Load().close() })
+			if _, err := p.nc.Write(out); err != nil {
+				p.conn.loop.call(p.conn.close)
 				p.wait()
 			}
 			p.room()
 			continue
 		}
-		switch {
-		case ended && detached:
-			return
-		case ended:
-			_ = p.nc.Close()
-			return
-		case halfway:
+		if halfway {
 			if w, ok := p.nc.(interface{ CloseWrite() error }); ok {
 				_ = w.CloseWrite()
 			}
 			p.wait()
+			p.mu.Lock()
+			ended, detached = true, p.detached
+			p.mu.Unlock()
 		}
+		if ended && !detached {
+			_ = p.nc.Close()
+		}
+		return
 	}
 }
 
@@ -138,15 +137,10 @@ func (p *port) wait() {
 func (p *port) room() {
 	p.mu.Lock()
 	tell := p.refused
-	p.refused = false
+	p.refused, p.writing = false, false
 	p.mu.Unlock()
 	if tell {
-		c := p.conn.Load()
-		c.loop.call(func() {
-			if c := p.conn.Load(); c.state != stateGone {
-				c.writable()
-			}
-		})
+		p.conn.loop.call(p.conn.writable)
 	}
 }
 
@@ -174,7 +168,7 @@ func (p *port) halfClose() {
 	p.cond.Signal()
 }
 
-// end ends both goroutines; what is still to be written gets a second.
+// end ends both goroutines; what is still to be written gets a second. With detach the socket is the caller's then.
 func (p *port) end(detach bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +178,11 @@ func (p *port) end(detach bool) {
 	p.ended, p.detached = true, detach
 	close(p.quit)
 	p.cond.Broadcast()
-	if !detach && len(p.out) == 0 {
+	switch {
+	case detach:
+	case p.writing || len(p.out) > 0:
+		_ = p.nc.SetDeadline(time.Now().Add(time.Second)) // the writer closes it then
+	default:
 		_ = p.nc.Close()
 	}
 }

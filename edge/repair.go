@@ -140,7 +140,8 @@ func (h *hub) retryRepairs(now time.Time) {
 		sh := h.shard(r.lane)
 		sh.mu.Lock()
 		switch {
-		case !r.repairing:
+		case !r.repairing || !r.asked && r.passed >= r.head:
+			r.repairing = false // what was missing may have come by itself
 			h.repairMu.Lock()
 			delete(h.repairs, r)
 			h.repairMu.Unlock()

@@ -56,7 +56,7 @@ func (c *conn) request(payload []byte) {
 	case contracts.OpConnect:
 		c.connect(&req)
 	case contracts.OpPing:
-		c.reply(req.id, append(strconv.AppendInt([]byte(`{"time":`), time.Now().UnixMilli(), 10), '}'))
+		c.reply(&req, append(strconv.AppendInt([]byte(`{"time":`), time.Now().UnixMilli(), 10), '}'))
 	case contracts.OpSend:
 		c.post(&req)
 	case contracts.OpJoin:
@@ -159,7 +159,7 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 	waiting := c.work().waiting
 	c.busy.waiting, c.busy.waitSize = nil, 0
 	if bad == nil && (a.Connected == nil || a.Connected.OK == nil) {
-		bad = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+		bad = errUnreadable
 	}
 	if bad != nil {
 		c.fail(req, bad)
@@ -193,7 +193,7 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 	}
 	c.user, c.expires = &a.Connected.User, a.Connected.Expires
 	c.state = stateReady
-	c.reply(req.id, body)
+	c.reply(req, body)
 	c.nextTimer()
 	for _, payload := range waiting {
 		if c.state != stateReady {
@@ -214,7 +214,7 @@ func (c *conn) forward(req *request) {
 			c.expires, c.reminded = a.Connected.Expires, false
 			c.nextTimer()
 		}
-		c.reply(req.id, a.OK)
+		c.reply(req, a.OK)
 	})
 }
 

@@ -61,21 +61,20 @@ func (lc *local) queue(it *item) {
 // flush writes what waits, framed once, with one system call per member.
 func (lc *local) flush() {
 	lc.dirty = false
-	for len(lc.pending) > 0 {
+	all := lc.pending
+	lc.pending = nil
+	for left := all; len(left) > 0; {
 		n, size := 0, 0
-		for n < len(lc.pending) && (n == 0 || size+len(lc.pending[n].frame) <= flushBytes) {
-			size += len(lc.pending[n].frame)
+		for n < len(left) && (n == 0 || size+len(left[n].frame) <= flushBytes) {
+			size += len(left[n].frame)
 			n++
 		}
-		batch := lc.pending[:n]
-		lc.deliver(batch, size)
-		clear(batch)
-		lc.pending = lc.pending[n:]
+		lc.deliver(left[:n], size)
+		left = left[n:]
 	}
-	if cap(lc.pending) > 64 || len(lc.members) == 0 {
-		lc.pending = nil
-	} else {
-		lc.pending = lc.pending[:0]
+	if cap(all) <= 64 && len(lc.members) > 0 {
+		clear(all)
+		lc.pending = all[:0]
 	}
 }
 
@@ -233,17 +232,6 @@ func (lc *local) reset(epoch contracts.Epoch, head contracts.Seq) {
 	}
 }
 
-// left ends the listening of a person who gave up the membership, and tells them.
-func (lc *local) left(user contracts.UserID, frame []byte) {
-	for _, m := range slices.Clone(lc.members) {
-		if m.conn.user == nil || m.conn.user.ID != user || m.conn.state != stateReady {
-			continue
-		}
-		m.conn.exit(lc)
-		m.conn.write(frame, true)
-	}
-}
-
 // enter makes c a member, not listening yet.
 func (c *conn) enter(id contracts.RoomID) *local {
 	l := c.loop
@@ -277,7 +265,7 @@ func (c *conn) exit(lc *local) {
 		c.rooms = slices.Delete(c.rooms, at, at+1)
 	}
 	if len(lc.members) == 0 {
-		lc.members, lc.pending = nil, nil
+		lc.members, lc.pending = nil, nil // flush may be running over what was pending
 		delete(l.locals, lc.room.id)
 	}
 	if l.srv.hub.exit(lc, c.user.ID) {
@@ -307,5 +295,5 @@ func (c *conn) leave(req *request) {
 		c.forward(req)
 		return
 	}
-	c.reply(req.id, []byte("{}"))
+	c.reply(req, []byte("{}"))
 }

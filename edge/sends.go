@@ -12,12 +12,10 @@ const (
 	// batchSends and batchBytes bound one batch of a connection's messages to one room.
 	batchSends = 64
 	batchBytes = 256 << 10
-	// maxSends bounds what queues behind a batch.
-	maxSends = 512
 )
 
 // sends are one connection's messages to one room: one batch is on its way, the rest queues behind it, so that they
-// enter the log in the order in which they were sent.
+// enter the log in the order in which they were sent. What queues is bounded by maxPending.
 type sends struct {
 	room  contracts.RoomID
 	asked []request
@@ -35,6 +33,10 @@ func (q *sends) idle() bool { return len(q.asked) == 0 && len(q.queue) == 0 && q
 func (c *conn) post(req *request) {
 	b := c.work()
 	at := slices.IndexFunc(b.sends, func(q *sends) bool { return q.room == req.room })
+	if at < 0 && len(b.sends) >= c.loop.srv.cfg.MaxRooms {
+		c.fail(req, contracts.NewError(contracts.CodeTooManyRooms, "messages to too many rooms are waiting"))
+		return
+	}
 	if at < 0 {
 		at = len(b.sends)
 		b.sends = append(b.sends, &sends{room: req.room})
@@ -46,11 +48,6 @@ func (c *conn) post(req *request) {
 			return
 		}
 		q.stopped = nil
-	}
-	if len(q.queue) >= maxSends {
-		c.stop(q, req, errOverloaded)
-		c.fail(req, errOverloaded)
-		return
 	}
 	r := *req
 	r.body = bytes.Clone(req.body)
@@ -117,12 +114,15 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 		return
 	}
 	if bad == nil && len(batch) > 1 && len(a.Batch) != len(batch) {
-		bad = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+		bad = errUnreadable
 	}
 	for i := range batch {
 		one, oneBad := a, bad
 		if bad == nil && len(batch) > 1 {
 			one, oneBad = &a.Batch[i], a.Batch[i].Err
+		}
+		if oneBad == nil && len(one.OK) == 0 {
+			oneBad = errUnreadable
 		}
 		if oneBad != nil {
 			c.stop(q, &batch[i], oneBad)
@@ -152,7 +152,7 @@ func (c *conn) answer(req *request, ok []byte, bad *contracts.Error) {
 	case bad != nil:
 		c.fail(req, bad)
 	default:
-		c.reply(req.id, ok)
+		c.reply(req, ok)
 	}
 }
 

@@ -23,8 +23,9 @@ const (
 	goneEvery = 250 * time.Millisecond
 	// goneBatch is the most people in one command.
 	goneBatch = 500
-	// finishTime is how long a stop waits for requests that are not answered.
+	// finishTime is how long a stop waits for requests that are not answered, partTime how long for all to be closed.
 	finishTime = 3 * time.Second
+	partTime   = finishTime + 500*time.Millisecond
 )
 
 // Server is one edge node. New, then Start, then Shutdown, each once.
@@ -46,11 +47,10 @@ type Server struct {
 	nextPeer atomic.Uint32
 	listener net.Listener
 
-	open    atomic.Int64 // WebSockets held
-	ending  atomic.Bool
-	started bool
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup // every goroutine but the loops'
+	open   atomic.Int64 // WebSockets held
+	up     atomic.Bool  // from the end of Start until Shutdown
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine but the loops'
 }
 
 // New makes an edge that does nothing yet.
@@ -100,12 +100,13 @@ func (s *Server) Start(ctx context.Context) error {
 			for _, l := range s.loops {
 				l.poll.close()
 			}
-			s.closeListener()
+			if s.listener != nil {
+				_ = s.listener.Close()
+			}
 			return err
 		}
 		s.loops = append(s.loops, l)
 	}
-	s.started = true
 	s.hub.sub = s.deps.Hear(s.hub)
 	run, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -116,14 +117,19 @@ func (s *Server) Start(ctx context.Context) error {
 	for _, l := range s.loops {
 		go l.run()
 	}
-	if s.listener == nil {
+	s.up.Store(true)
+	switch {
+	case s.listener == nil:
 		return nil
-	}
-	if s.cfg.Portable {
+	case s.cfg.Portable:
 		s.wg.Go(s.acceptPortable)
 		return nil
 	}
-	return s.listenRaw(s.listener)
+	if err := s.listenRaw(s.listener); err != nil {
+		_ = s.Shutdown(ctx)
+		return err
+	}
+	return nil
 }
 
 // Addr is the address that is listened on.
@@ -140,8 +146,8 @@ func (s *Server) Connections() int { return int(s.open.Load()) }
 // Ready reports why clients should not be sent here, nil when they should.
 func (s *Server) Ready() error {
 	switch {
-	case s.ending.Load():
-		return errors.New("stopping")
+	case !s.up.Load():
+		return errors.New("not running")
 	case !s.ask.Up():
 		return errors.New("NATS is not connected")
 	case !s.hub.sub.Healthy():
@@ -155,19 +161,21 @@ func (s *Server) Ready() error {
 // Shutdown stops accepting, lets requests finish for a while, closes every connection with 1012 and returns when all
 // are closed or ctx has ended.
 func (s *Server) Shutdown(ctx context.Context) error {
-	if !s.started || s.ending.Swap(true) {
+	if !s.up.Swap(false) {
 		return nil
 	}
 	s.closeListener()
 	for _, l := range s.loops {
 		l.call(l.finish)
 	}
-	hurry := time.AfterFunc(finishTime, func() {
-		for _, l := range s.loops {
-			l.call(func() { l.shutAll() })
-		}
-	})
-	defer hurry.Stop()
+	for after, hurry := range map[time.Duration]func(*loop){finishTime: (*loop).shutAll, partTime: (*loop).closeAll} {
+		timer := time.AfterFunc(after, func() {
+			for _, l := range s.loops {
+				l.call(func() { hurry(l) })
+			}
+		})
+		defer timer.Stop()
+	}
 	var err error
 	for _, l := range s.loops {
 		select {
@@ -226,12 +234,14 @@ func (l *loop) closeAll() {
 	}
 }
 
-// nextShare is the server that gets the next WebSocket.
+// nextShare is the server that gets the next WebSocket: the next one that runs.
 func (s *Server) nextShare() *Server {
-	if len(s.share) == 0 {
-		return s
+	for range s.share {
+		if next := s.share[int(s.nextPeer.Add(1))%len(s.share)]; next.up.Load() {
+			return next
+		}
 	}
-	return s.share[int(s.nextPeer.Add(1))%len(s.share)]
+	return s
 }
 
 func (s *Server) pickLoop() *loop {
@@ -255,11 +265,7 @@ func (s *Server) deal(from *loop, fd int, h *handoff) {
 			closeRaw(fd)
 			return
 		}
-		if h != nil {
-			c.opened(h.switching, h.behind)
-		} else if l.ending {
-			c.close()
-		}
+		c.begun(h)
 	}
 	if l == from {
 		attach()
@@ -268,16 +274,30 @@ func (s *Server) deal(from *loop, fd int, h *handoff) {
 	}
 }
 
+// begun starts a connection that its loop has just taken.
+func (c *conn) begun(h *handoff) {
+	if h != nil {
+		c.opened(h.switching, h.behind)
+	}
+	switch {
+	case !c.loop.ending:
+	case c.state == stateHead:
+		c.close()
+	default:
+		c.shut(contracts.CloseRestart, "the server restarts")
+	}
+}
+
 // passTo moves a connection whose handshake is done to another server of this process.
 func (c *conn) passTo(next *Server, req *wire.Request, behind []byte) {
 	h := &handoff{switching: wire.AppendSwitching(nil, req), behind: append([]byte(nil), behind...)}
-	p := c.port
 	c.forget()
-	if p == nil {
+	if c.port == nil {
 		next.deal(nil, c.sysRelease(), h)
 		return
 	}
-	next.dealPort(p, h)
+	c.port.end(true)
+	next.newPort(c.port.nc, h)
 }
 
 // acceptPortable accepts connections that get a port.
@@ -297,38 +317,21 @@ func (s *Server) acceptPortable() {
 	}
 }
 
+// newPort makes a port of a socket and gives it to one of the server's loops.
 func (s *Server) newPort(nc net.Conn, h *handoff) {
 	p := newPort(nc)
-	if s.dealPort(p, h) {
-		s.wg.Go(p.read)
-		s.wg.Go(p.write)
-	} else {
-		_ = nc.Close()
-	}
-}
-
-// dealPort gives a port to one of the server's loops.
-func (s *Server) dealPort(p *port, h *handoff) bool {
+	s.wg.Go(p.read)
+	s.wg.Go(p.write)
 	l := s.pickLoop()
-	ok := l.call(func() {
+	taken := l.call(func() {
 		c := l.newConn()
-		c.port = p
-		p.conn.Store(c)
-		if h != nil {
-			c.opened(h.switching, h.behind)
-			if c.state != stateGone && !c.paused {
-				p.proceed()
-			}
-		} else if l.ending {
-			c.close()
-			return
-		}
-		p.first.Do(func() { close(p.dealt) })
+		c.port, p.conn = p, c
+		close(p.dealt)
+		c.begun(h)
 	})
-	if !ok {
+	if !taken {
 		p.end(false)
 	}
-	return ok
 }
 
 // gone collects who has left rooms and tells the workers, many at once. It also confirms the others every few seconds.
@@ -411,9 +414,6 @@ func (s *Server) linger(nc net.Conn) {
 	s.wg.Go(func() {
 		defer func() { _ = nc.Close() }()
 		_ = nc.SetDeadline(time.Now().Add(time.Second))
-		if w, ok := nc.(interface{ CloseWrite() error }); ok && !s.cfg.Portable {
-			_ = w.CloseWrite()
-		}
 		buf := make([]byte, 4096)
 		for {
 			if _, err := nc.Read(buf); err != nil {
