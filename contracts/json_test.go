@@ -152,8 +152,9 @@ func TestObjectGetters(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, ok, err := get[tt.getter](tt.field)
-		message, isErr := tt.want.(string)
-		if message, isErr = strings.CutPrefix(message, "!"); !isErr {
+		message, _ := tt.want.(string)
+		message, isErr := strings.CutPrefix(message, "!")
+		if !isErr {
 			if !ok || err != nil || got != tt.want {
 				t.Errorf("%s(%s) = %v, %v, %v, want %v", tt.getter, tt.field, got, ok, err, tt.want)
 			}

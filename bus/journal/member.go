@@ -159,7 +159,8 @@ func (c *KafkaConsumer) handleClosing(ctx context.Context) (gone bool) {
 
 // drainMember takes the errors out of the member's client; it keeps them for a reader that there is not.
 func (c *KafkaConsumer) drainMember() {
-	c.member.PollFetches(nil).EachError(func(_ string, partition int32, err error) { //nolint:staticcheck // nil: does not wait
+	//lint:ignore SA1012 nil is franz-go's word for: do not wait
+	c.member.PollFetches(nil).EachError(func(_ string, partition int32, err error) {
 		var session *kgo.ErrGroupSession
 		if errors.As(err, &session) {
 			err = session.Err

@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"bytes"
+	"io"
 	"fmt"
 	"strings"
 	"testing"
@@ -16,9 +17,13 @@ import (
 func parse(t *testing.T, b []byte) (ws.Frame, int) {
 	t.Helper()
 	r := bytes.NewReader(b)
-	f, err := ws.ReadFrame(r)
+	h, err := ws.ReadHeader(r)
 	if err != nil {
-		t.Fatalf("read a frame of %d bytes: %v", len(b), err)
+		t.Fatalf("read the header of a frame of %d bytes: %v", len(b), err)
+	}
+	f := ws.Frame{Header: h, Payload: make([]byte, h.Length)}
+	if _, err := io.ReadFull(r, f.Payload); err != nil {
+		t.Fatalf("read the payload of a frame of %d bytes: %v", len(b), err)
 	}
 	if err := ws.CheckHeader(f.Header, ws.StateClientSide); err != nil {
 		t.Fatal(err)
