@@ -2,8 +2,8 @@ package wire_test
 
 import (
 	"bytes"
-	"io"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
