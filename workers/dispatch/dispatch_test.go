@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -209,6 +211,39 @@ func TestHeadsFiveTimes(t *testing.T) {
 		}
 		if len(seqs) < 6 || seqs[0] != 2 || cmp.Diff(seqs[len(seqs)-5:], []contracts.Seq{3, 3, 3, 3, 3}) != "" {
 			t.Errorf("heads after two more changes: %v", seqs)
+		}
+	})
+}
+
+// lateRedis takes the first publication with heads late.
+type lateRedis struct {
+	*world
+	late *time.Duration
+}
+
+func (l lateRedis) Publish(ctx context.Context, messages []fanout.Message) error {
+	if len(messages) == 1 && contracts.EnvelopeKind(messages[0].Body[0]) == contracts.EnvelopeHead {
+		<-time.After(*l.late)
+		*l.late = 0
+	}
+	return l.world.Publish(ctx, messages)
+}
+
+// What loses one heads message must not lose the next with it, also where the first one took long.
+func TestHeadsApart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		late := 950 * time.Millisecond
+		_, stop := w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) { deps.Publisher = lateRedis{w, &late} })
+		defer stop()
+		elapse(500 * time.Millisecond)
+		w.send("a", "one")
+		elapse(4 * time.Second)
+		heads := w.heads("a")
+		if len(heads) < 2 {
+			t.Fatalf("%d heads", len(heads))
+		}
+		if apart := heads[1].at.Sub(heads[0].at); apart < 500*time.Millisecond {
+			t.Errorf("the first two heads stand %v apart", apart)
 		}
 	})
 }

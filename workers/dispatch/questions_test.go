@@ -1,14 +1,17 @@
 package dispatch_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/workers/dispatch"
 )
@@ -114,6 +117,73 @@ func TestTooMuchWaits(t *testing.T) {
 		}
 		expectHead(t, w.head("cold"), 35, 1)
 		expectHead(t, w.head("warm"), 36, 1)
+	})
+}
+
+// heldLog hands the end of the log over only after a while, the first time: by then it may have grown.
+type heldLog struct {
+	fakeLog
+	once *sync.Once
+	held chan chan struct{} // gets what lets that read return
+}
+
+func (l heldLog) Read(ctx context.Context, p int32, from int64, limit int) ([]journal.Record, error) {
+	records, err := l.fakeLog.Read(ctx, p, from, limit)
+	if len(records) == 0 {
+		l.once.Do(func() {
+			release := make(chan struct{})
+			l.held <- release
+			<-release
+		})
+	}
+	return records, err
+}
+
+// What was polled, and dropped, while the log's end was being read, is read as well.
+func TestGrowsWhileCatchingUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		held := make(chan chan struct{})
+		_, stop := w.runWith(dispatch.Config{WaitingBytes: 2000}, func(deps *dispatch.Deps) {
+			deps.Log = heldLog{fakeLog{w}, new(sync.Once), held}
+		})
+		defer stop()
+		elapse(time.Second)
+		w.set(func() { w.storeErr = errAway })
+		w.send("a", texts(20)...)
+		elapse(time.Second)
+		w.set(func() { w.storeErr = nil })
+		release := <-held
+		w.send("a", "while it is read")
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		w.send("a", "after")
+		synctest.Wait()
+		if diff := cmp.Diff(w.want(0, 0), w.entries()); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// That holds also for a room that is held, where a record's key must be looked up.
+func TestHeadWaitsForAnOldKey(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		late := w.record("a", "late")
+		w.send("a", "one")
+		w.persist(0, 1)
+		_, stop := w.run(dispatch.Config{})
+		defer stop()
+		elapse(time.Second)
+		expectHead(t, w.head("a"), 1, 1)
+		hang := make(chan struct{})
+		w.set(func() { w.storeHangs = hang })
+		w.append(late)
+		synctest.Wait()
+		r := w.ask(0, contracts.Question{Heads: []contracts.RoomID{"a"}, LeftMS: 1000})
+		synctest.Wait()
+		w.set(func() { w.storeHangs = nil })
+		close(hang)
+		expectHead(t, <-r, 2, 1)
 	})
 }
 
