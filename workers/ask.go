@@ -51,7 +51,7 @@ func (w *Worker) askNow(ctx context.Context, partition int32, q contracts.Questi
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))
 	}
-	if timeout <= 0 {
+	if timeout < time.Millisecond {
 		return contracts.Reply{}, context.DeadlineExceeded
 	}
 	type answer struct {
@@ -88,9 +88,4 @@ func insist(ctx context.Context, try func() error) error {
 			return errUnavailable
 		}
 	}
-}
-
-// isTimeout reports whether err says that somebody's time ran out.
-func isTimeout(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, errUnavailable)
 }

@@ -440,15 +440,21 @@ func (r *fakeRoster) Turn(context.Context, contracts.RoomID) (bool, error) {
 
 type fakeStore world
 
-func (s *fakeStore) Page(_ context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]contracts.Entry, error) {
+func (s *fakeStore) Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]contracts.Entry, error) {
 	f := (*world)(s)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pages++
 	if f.pageTime > 0 {
+		took := time.NewTimer(f.pageTime)
 		f.mu.Unlock()
-		time.Sleep(f.pageTime)
-		f.mu.Lock()
+		select {
+		case <-took.C:
+			f.mu.Lock()
+		case <-ctx.Done():
+			f.mu.Lock()
+			return nil, ctx.Err()
+		}
 	}
 	if f.storeDown {
 		return nil, errAway

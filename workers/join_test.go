@@ -193,6 +193,17 @@ func TestJoinIsNeverSilentlyIncomplete(t *testing.T) {
 				return &contracts.Reply{Epoch: 3, Floor: 1, Entries: append(e[:5:5], e[6:]...)}, nil
 			}
 		}, contracts.CodeUnavailable},
+		{"dispatcher that repeats itself", func(f *world) {
+			clear(f.cached)
+			f.dispatch = func(q contracts.Question) (*contracts.Reply, error) {
+				if q.Read == nil {
+					return nil, nil
+				}
+				e := f.numbered(q.Room, q.Read.From, q.Read.To)
+				e[5] = e[4]
+				return &contracts.Reply{Epoch: 3, Floor: 1, Entries: e}, nil
+			}
+		}, contracts.CodeUnavailable},
 		{"dispatcher answers beyond the range", func(f *world) {
 			clear(f.cached)
 			f.dispatch = func(q contracts.Question) (*contracts.Reply, error) {
@@ -347,6 +358,26 @@ func TestJoinStormIsCheap(t *testing.T) {
 				t.Errorf("%d questions and %d pages", len(f.questions), f.pages)
 			}
 		})
+	})
+}
+
+// Whoever shares a read with somebody whose time runs out has it done again.
+func TestReadOutlastsAnImpatientCompanion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.head, f.truth, f.stored, f.floor, f.pageTime = 60, 60, 60, 61, 2*time.Second
+		impatient := cmd(contracts.OpHistory, `{}`)
+		impatient.LeftMS = 1500
+		first := f.begin(impatient)
+		synctest.Wait()
+		second := f.begin(cmd(contracts.OpHistory, `{}`))
+		wantErr(t, <-first, contracts.CodeUnavailable, "")
+		if h := decode[contracts.HistoryOK](t, <-second); len(h.Entries) != 50 {
+			t.Errorf("%d entries", len(h.Entries))
+		}
+		if f.pages != 2 {
+			t.Errorf("%d pages read", f.pages)
+		}
 	})
 }
 

@@ -62,7 +62,7 @@ func TestPresenceOfSmallRooms(t *testing.T) {
 		decode[struct{}](t, f.do(leave))
 		wantTold(`{"event":"presence","room":"lobby","joined":[],"left":[{"id":"b","name":"nb"}],"count":1}`)
 		joinAs(f, "c")
-		f.told()
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"c","name":"nc"}],"left":[],"count":2}`)
 		gone := contracts.Command{Op: contracts.OpGone}
 		decode[struct{}](t, f.do(gone))
 		wantTold()

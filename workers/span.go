@@ -196,35 +196,30 @@ type flight struct {
 
 func newFlights() *flights { return &flights{all: make(map[span]*flight)} }
 
-// do returns what read returns, for this caller or for another one that asked for the same. If the other one's time
-// ran out, the caller reads by itself. The result is shared and must not be changed.
+// do returns what read returns, for this caller or for another one that asked for the same. An error is shared too: it
+// may only say that the other one's time ran out, so callers with time left try again. So is the result: it must not be changed.
 func (f *flights) do(ctx context.Context, s span, read func() ([]contracts.NumberedJSON, error)) ([]contracts.NumberedJSON, error) {
-	for {
-		f.mu.Lock()
-		fl, under := f.all[s]
-		if !under {
-			fl = &flight{done: make(chan struct{}), err: errUnavailable}
-			f.all[s] = fl
-		}
-		f.mu.Unlock()
-		if !under {
-			defer func() {
-				f.mu.Lock()
-				delete(f.all, s)
-				f.mu.Unlock()
-				close(fl.done)
-			}()
-			fl.entries, fl.err = read()
-			return slices.Clip(fl.entries), fl.err
-		}
-		select {
-		case <-fl.done:
-			if isTimeout(fl.err) && ctx.Err() == nil {
-				continue
-			}
-			return slices.Clip(fl.entries), fl.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	f.mu.Lock()
+	fl, under := f.all[s]
+	if !under {
+		fl = &flight{done: make(chan struct{}), err: errUnavailable}
+		f.all[s] = fl
+	}
+	f.mu.Unlock()
+	if !under {
+		defer func() {
+			f.mu.Lock()
+			delete(f.all, s)
+			f.mu.Unlock()
+			close(fl.done)
+		}()
+		fl.entries, fl.err = read()
+		return slices.Clip(fl.entries), fl.err
+	}
+	select {
+	case <-fl.done:
+		return slices.Clip(fl.entries), fl.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
