@@ -138,6 +138,7 @@ type Event string
 const (
 	EventGap      Event = "gap"
 	EventReset    Event = "reset"
+	EventLeft     Event = "left"
 	EventToken    Event = "token"
 	EventTyping   Event = "typing"
 	EventPresence Event = "presence"

@@ -16,6 +16,8 @@ const (
 	EnvelopeHead EnvelopeKind = 2
 	// EnvelopeEvent carries an ephemeral event (typing, presence), at most once: Except and its client encoding.
 	EnvelopeEvent EnvelopeKind = 3
+	// EnvelopeLeft ends a person's listening to the room, on all connections that get it: User and the left event.
+	EnvelopeLeft EnvelopeKind = 4
 )
 
 // Envelope is what travels on a lane from a dispatcher or a worker to the edges. One lane message holds one or more.
@@ -24,8 +26,10 @@ type Envelope struct {
 	Room  RoomID
 	Epoch Epoch
 	Seq   Seq
-	// Except is the connection that must not get an ephemeral event; the zero value is none.
+	// Except is the connection that must not get an ephemeral event, or that the person has left on; the zero value is none.
 	Except Conn
+	// User is whom an EnvelopeLeft is about; other kinds have none.
+	User UserID
 	// Body is the client's frame in JSON.
 	Body []byte
 }
@@ -39,10 +43,10 @@ type Conn struct {
 // ErrEnvelope marks a lane message that cannot be read.
 var ErrEnvelope = errors.New("malformed lane message")
 
-// AppendEnvelope appends e in its binary form: the kind, then a length and that many bytes. Room and Except.Node must be
-// valid ids or empty.
+// AppendEnvelope appends e in its binary form: the kind, then a length and that many bytes. Room, User and Except.Node
+// must be valid ids or empty.
 func AppendEnvelope(dst []byte, e *Envelope) []byte {
-	var inner [2*MaxIDLen + 32]byte
+	var inner [3*MaxIDLen + 32]byte
 	b := inner[:0]
 	b = append(b, byte(len(e.Room)))
 	b = append(b, e.Room...)
@@ -51,6 +55,10 @@ func AppendEnvelope(dst []byte, e *Envelope) []byte {
 	b = append(b, byte(len(e.Except.Node)))
 	b = append(b, e.Except.Node...)
 	b = binary.AppendUvarint(b, e.Except.ID)
+	if e.Kind == EnvelopeLeft {
+		b = append(b, byte(len(e.User)))
+		b = append(b, e.User...)
+	}
 	dst = append(dst, byte(e.Kind))
 	dst = binary.AppendUvarint(dst, uint64(len(b)+len(e.Body)))
 	dst = append(dst, b...)
@@ -94,7 +102,15 @@ func NextEnvelope(message []byte) (e Envelope, rest []byte, err error) {
 	}
 	e.Room, e.Epoch, e.Seq = RoomID(room), Epoch(epoch), Seq(seq)
 	e.Except = Conn{Node: NodeID(node), ID: conn}
-	e.Body = b[n:]
+	b = b[n:]
+	if e.Kind == EnvelopeLeft {
+		user, behind, ok := takeID(b)
+		if !ok || user == "" {
+			return e, nil, ErrEnvelope
+		}
+		e.User, b = UserID(user), behind
+	}
+	e.Body = b
 	return e, rest, nil
 }
 

@@ -19,6 +19,7 @@ func envelopes() []contracts.Envelope {
 			Kind: contracts.EnvelopeEvent, Room: contracts.RoomID(strings.Repeat("r", 64)), Body: bytes.Repeat([]byte("x"), 300),
 			Except: contracts.Conn{Node: contracts.NodeID(strings.Repeat("n", 64)), ID: 1<<64 - 1},
 		},
+		{Kind: contracts.EnvelopeLeft, Room: "lobby", User: "ada", Except: contracts.Conn{Node: "edge-1", ID: 7}, Body: []byte(`{"event":"left"}`)},
 		{Kind: 200, Room: "r", Body: []byte{0, 255}}, // a kind of a later release
 	}
 }

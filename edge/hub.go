@@ -203,6 +203,12 @@ func (h *hub) take(r *room, e *contracts.Envelope) {
 			it.except = e.Except.ID
 		}
 		h.hand(r, it)
+	case contracts.EnvelopeLeft:
+		it := item{kind: itemLeft, user: e.User, frame: wire.AppendText(nil, e.Body)}
+		if e.Except.Node == h.srv.cfg.Node {
+			it.except = e.Except.ID
+		}
+		h.hand(r, it)
 	}
 }
 

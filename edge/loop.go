@@ -27,6 +27,7 @@ const (
 	itemEvent                 // an ephemeral event of local's room
 	itemGap                   // the entries seq … to of local's room are given up
 	itemReset                 // local's room has a new epoch
+	itemLeft                  // user has given up the membership of local's room
 )
 
 // item is one thing for a loop to do. Items of one room are in the room's order.
@@ -36,7 +37,8 @@ type item struct {
 	local  *local
 	seq    contracts.Seq
 	to     contracts.Seq
-	except uint64 // itemEvent: the connection that does not get it
+	except uint64 // itemEvent, itemLeft: the connection that does not get it
+	user   contracts.UserID
 	frame  []byte // framed, shared, never changed
 	fn     func()
 }
@@ -184,6 +186,9 @@ func (l *loop) work() {
 		case itemReset:
 			it.local.flush()
 			it.local.reset(it.epoch, it.seq)
+		case itemLeft:
+			it.local.flush()
+			it.local.left(it.user, it.except, it.frame)
 		}
 	}
 	for _, lc := range l.dirty {

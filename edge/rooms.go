@@ -232,6 +232,18 @@ func (lc *local) reset(epoch contracts.Epoch, head contracts.Seq) {
 	}
 }
 
+// left ends the listening of a person who gave up the membership on another connection, and tells them.
+func (lc *local) left(user contracts.UserID, except uint64, frame []byte) {
+	for _, m := range slices.Clone(lc.members) {
+		c := m.conn
+		if c.user.ID != user || c.id == except || lc.find(c) < 0 {
+			continue
+		}
+		c.exit(lc)
+		c.write(frame, true)
+	}
+}
+
 // enter makes c a member, not listening yet.
 func (c *conn) enter(id contracts.RoomID) *local {
 	l := c.loop

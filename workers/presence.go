@@ -102,8 +102,10 @@ func (w *Worker) tellPresence(ctx context.Context, who []contracts.Presence, cha
 
 // event is an ephemeral event on its way to a room.
 type event struct {
+	kind   contracts.EnvelopeKind // Defaults to contracts.EnvelopeEvent.
 	room   contracts.RoomID
 	except contracts.Conn
+	user   contracts.UserID // of an EnvelopeLeft
 	body   any
 }
 
@@ -117,10 +119,13 @@ func (w *Worker) publish(ctx context.Context, events ...event) {
 			w.log.Error("event could not be encoded", "room", e.room, "err", err)
 			continue
 		}
+		if e.kind == 0 {
+			e.kind = contracts.EnvelopeEvent
+		}
 		messages = append(messages, fanout.Message{
 			Lane: contracts.LaneOf(e.room),
 			Body: contracts.AppendEnvelope(nil, &contracts.Envelope{
-				Kind: contracts.EnvelopeEvent, Room: e.room, Except: e.except, Body: body,
+				Kind: e.kind, Room: e.room, Except: e.except, User: e.user, Body: body,
 			}),
 		})
 	}

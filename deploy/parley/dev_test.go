@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/edge/client"
+)
+
+// startDev runs dev for a test and returns where its WebSocket is.
+func startDev(t *testing.T, args ...string) (url string) {
+	t.Helper()
+	addr, ops := freeAddr(t), freeAddr(t)
+	dev := newProc(t, "dev", nil, append([]string{"dev", "--ephemeral", "--listen", addr, "--ops", ops, "--log-level", "warn"}, args...)...)
+	dev.start()
+	dev.ready(ops)
+	return "ws://" + addr + "/v1/ws"
+}
+
+// TestQuitEverywhere: a person who gives up a membership hears no more of the room on any connection, on any edge.
+func TestQuitEverywhere(t *testing.T) {
+	url := startDev(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	here, err := client.Dial(ctx, client.Config{URL: url, Guest: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	left := make(chan client.Event, 1)
+	there, err := client.Dial(ctx, client.Config{URL: url, Token: here.Session().Token, OnEvent: func(e client.Event) {
+		if e.Kind == client.EventLeft {
+			left <- e
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	if a, b := here.Session().Server.Node, there.Session().Server.Node; a == b {
+		t.Fatalf("both connections are on %s", a)
+	}
+	for _, c := range []*client.Client{here, there} {
+		if _, err := c.Join(ctx, "garden", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := here.Request(ctx, contracts.OpLeave, map[string]any{"room": "garden", "quit": true}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-left:
+		if e.Room != "garden" {
+			t.Errorf("left %s", e.Room)
+		}
+	case <-ctx.Done():
+		t.Fatal("the other connection was not told")
+	}
+}
