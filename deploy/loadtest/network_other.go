@@ -1,0 +1,8 @@
+//go:build !linux
+
+package loadtest
+
+func newNetwork(_ *plan, conns []conn) (network, error) { return newPumps(conns), nil }
+
+// canBindLoopback says that only 127.0.0.1 can be taken for granted.
+const canBindLoopback = false
