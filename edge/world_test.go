@@ -551,6 +551,7 @@ func (c *client) closes(code contracts.CloseCode) {
 	if m, err := c.next(); err != io.EOF {
 		c.t.Fatalf("after the close frame: %v %q", err, m.raw)
 	}
+	_ = c.nc.Close()
 }
 
 // quiet makes sure that nothing but the reply to a ping comes: all before it has been handled.
