@@ -28,7 +28,9 @@
 // # Not obvious
 //
 // An answer about a head does not look at the log's end first. A joiner hears the room's lane before it asks, so a record
-// that is in the log but not yet read here is published after the answer, and reaches the joiner live: no hole.
+// that is in the log but not yet read here is published after the answer, and reaches the joiner live: no hole. That is
+// so from D on. Below it nothing is published, only counted up to, and a dispatcher that died before its first heads would
+// leave a joiner with an old head and nobody to correct it: so no head is given until everything below D is read.
 // Nor does Reply.Certain: it says that everything that was in the log when the partition was taken over is numbered.
 // A client's position beyond the head came from another dispatcher, an earlier owner; that one published nothing once
 // its last heartbeat was half a session timeout old, and the group gave its partition away only after a whole one, so

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/parley-chat/parley/bus/journal"
@@ -120,8 +122,21 @@ func (d *Dispatcher) take(p *partition, b *readBatch) {
 	}
 }
 
-// number gives the records to the sequencer, until too much waits.
+// number gives the records to the sequencer, until too much waits. Past D, what waited for that goes on.
 func (d *Dispatcher) number(p *partition, records []readRecord) {
+	if !p.silent() {
+		d.push(p, records)
+		return
+	}
+	if d.push(p, records); p.silent() {
+		return
+	}
+	for _, id := range slices.Concat(slices.Collect(maps.Keys(p.asks)), slices.Collect(maps.Keys(p.adopt))) {
+		d.wake(p, id)
+	}
+}
+
+func (d *Dispatcher) push(p *partition, records []readRecord) {
 	for i := range records {
 		r := &records[i]
 		switch {
@@ -300,11 +315,18 @@ func (d *Dispatcher) tidy(p *partition, r *room) {
 
 // settled returns the head of a room that is held and in which nothing waits.
 func (p *partition) settled(id contracts.RoomID) (head contracts.Seq, ok bool) {
+	if p.silent() {
+		return 0, false
+	}
 	if r := p.rooms[id]; r != nil && r.waiting > 0 {
 		return 0, false
 	}
 	return p.seq.Head(id)
 }
+
+// silent reports whether records below D are still to be read. Nobody publishes those again, so a head given now might
+// leave who asked for it without them.
+func (p *partition) silent() bool { return p.seq.Next() < p.publishFrom }
 
 // wake goes on with what waited for a room.
 func (d *Dispatcher) wake(p *partition, id contracts.RoomID) {

@@ -374,3 +374,54 @@ func TestTooManyQuestions(t *testing.T) {
 		}
 	})
 }
+
+// heldConsumer gives what it has read only once it is let go.
+type heldConsumer struct {
+	journal.Consumer
+	letGo <-chan struct{}
+}
+
+func (c heldConsumer) Poll(ctx context.Context, wait time.Duration) ([]journal.Batch, error) {
+	batches, err := c.Consumer.Poll(ctx, wait)
+	for _, b := range batches {
+		if len(b.Records) > 0 {
+			select {
+			case <-c.letGo:
+			case <-ctx.Done():
+			}
+			break
+		}
+	}
+	return batches, err
+}
+
+// Below D nothing is published again, so a head from there would leave who asked without what follows it.
+func TestNoHeadBelowD(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.send("a", texts(3)...)
+		_, stop := w.run(dispatch.Config{})
+		elapse(10 * time.Second)
+		stop()
+		if c := w.commit(0); c == nil || c.Offset != 3 {
+			t.Fatalf("committed %+v, want all three", c)
+		}
+		letGo := make(chan struct{})
+		_, stop = w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) {
+			consume := deps.Consume
+			deps.Consume = func(o journal.Owner) (journal.Consumer, error) {
+				c, err := consume(o)
+				return heldConsumer{Consumer: c, letGo: letGo}, err
+			}
+		})
+		defer stop()
+		elapse(time.Second)
+		expectCode(t, <-w.ask(0, contracts.Question{Heads: []contracts.RoomID{"a"}, LeftMS: 500}), contracts.CodeUnavailable)
+		patient := w.ask(0, contracts.Question{Heads: []contracts.RoomID{"a", "untouched"}, LeftMS: 8000})
+		elapse(time.Second)
+		close(letGo)
+		r := <-patient
+		if want := []contracts.Head{{Seq: 3, Floor: 1}, {Seq: 0, Floor: 1}}; r.Err != nil || !cmp.Equal(r.Heads, want) {
+			t.Errorf("got %+v, want heads %v", r, want)
+		}
+	})
+}
