@@ -1,6 +1,7 @@
 // The chat page: who one is, the rooms, and what is said in them.
 
 import { Client, ID } from './client.js';
+import { parsed, stored } from './store.js';
 import { Timeline, avatar, element } from './view.js';
 
 const MAX_JOINED = 20; // rooms listened to at once; the one left alone longest goes
@@ -17,38 +18,6 @@ const ui = {
   people: $('#people'), me: $('#me'), welcome: $('#welcome'), name: $('#name'), nameError: $('#name-error'),
   menu: $('#menu'), newRoom: $('#new-room-id'), announcer: $('#announcer'),
 };
-
-// Storage may be forbidden or full; then the page works until it is reloaded.
-function stored(storage, key) {
-  let value = null;
-  try {
-    value = storage().getItem(key);
-  } catch { /* kept in memory alone */ }
-  return {
-    get: () => value,
-    reread() {
-      try {
-        value = storage().getItem(key);
-      } catch { /* what is in memory stays */ }
-      return value;
-    },
-    set(next) {
-      value = next;
-      try {
-        if (next === null) storage().removeItem(key);
-        else storage().setItem(key, next);
-      } catch { /* kept in memory alone */ }
-    },
-  };
-}
-
-function parsed(text, otherwise) {
-  try {
-    return JSON.parse(text) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
 
 const myName = stored(() => localStorage, 'parley.name');
 const token = stored(() => localStorage, 'parley.token');
@@ -234,21 +203,24 @@ function append(messages) {
     return draw();
   }
   timeline.add(messages, items(), me());
+  drawTop();
   follow();
 }
 
 function drawItems() {
   timeline.items(items(), me());
+  drawTop();
   follow();
 }
 
 function drawTop() {
-  const { loaded, beginning, messages, lost, id } = current;
+  const { loaded, beginning, lost, id } = current;
+  const empty = !current.messages.length && !items().length;
   ui.top.hidden = !lost && !loaded;
-  ui.top.className = !lost && beginning && !messages.length ? 'empty' : '';
+  ui.top.className = empty && beginning && !lost ? 'empty' : '';
   if (lost) ui.top.textContent = lost;
   else if (!beginning) ui.top.textContent = 'Loading earlier messages…';
-  else if (messages.length) ui.top.textContent = `This is the beginning of #${id}.`;
+  else if (!empty) ui.top.textContent = `This is the beginning of #${id}.`;
   else ui.top.textContent = `Nobody has said anything in #${id} yet. Say hello!`;
 }
 
@@ -323,12 +295,11 @@ let toldTyping = 0;
 
 // What the server would refuse is not worth the way: control characters and lone surrogates.
 function cleaned(text) {
-  // eslint-disable-next-line no-control-regex
   return text.replace(/\r\n?/g, '\n').replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '').replace(/\p{Surrogate}/gu, '\ufffd').trimEnd();
 }
 
 // How many characters are left of the limits, by whichever is nearer.
-function room() {
+function charactersLeft() {
   const text = cleaned(ui.text.value);
   const { text_runes: runes = Infinity, text_bytes: bytes = Infinity } = client.limits;
   return Math.min(runes - [...text].length, bytes - new TextEncoder().encode(text).length);
@@ -337,7 +308,7 @@ function room() {
 function grow() {
   ui.text.style.height = 'auto';
   ui.text.style.height = `${ui.text.scrollHeight}px`;
-  const left = ui.text.value.length > 200 ? room() : Infinity;
+  const left = ui.text.value.length > 200 ? charactersLeft() : Infinity;
   ui.left.textContent = left < 0 ? `${-left} too long` : left <= 200 ? `${left} left` : '';
   ui.left.classList.toggle('over', left < 0);
   $('#composer').classList.toggle('ready', ui.text.value.trim() !== '' && left >= 0);
@@ -345,7 +316,7 @@ function grow() {
 
 function submit() {
   const text = cleaned(ui.text.value);
-  if (!text.trim() || room() < 0 || current.lost) return;
+  if (!text.trim() || charactersLeft() < 0 || current.lost) return;
   ui.text.value = '';
   grow();
   toldTyping = 0;
@@ -459,7 +430,10 @@ client.on('state', ({ state, until, why }) => {
       ui.node.title = `Answered by ${node}, Parley ${version}; messages are kept: ${client.durability}`;
       myName.set(client.user.name);
       drawMe();
-      draw(); // what is one's own depends on who one is
+      for (const room of joined.values()) {
+        for (const message of room.messages) message.own = message.from.id === client.user.id; // one may be somebody else now
+      }
+      draw();
       listRooms();
       return;
     }
