@@ -49,7 +49,6 @@ type conn struct {
 	paused      bool // input waits until requests are answered
 	pinged      bool // a ping is out and nothing has been heard since
 	reminded    bool // the token event was sent
-	peerDone    bool // the peer has sent its close frame
 	ended       bool // on epoll: the peer sends no more, so that reading ends with the end of input
 
 	due       uint32 // tick of the next timer
@@ -196,9 +195,6 @@ func (c *conn) noteBegun() {
 	}
 }
 
-// pause keeps further input in the socket until some requests are answered.
-func (c *conn) pause() { c.paused = true }
-
 // resume takes the input that waited.
 func (c *conn) resume() {
 	if !c.paused || c.busy != nil && c.busy.pending >= maxPending/2 {
@@ -287,7 +283,7 @@ func (c *conn) writable() {
 	b.out = nil
 	c.stuck = false
 	if c.state == stateClosing {
-		c.shutSending()
+		c.halfClose()
 	}
 	c.rest()
 }
@@ -410,7 +406,6 @@ func (c *conn) answerClose(code contracts.CloseCode) {
 		code = otherClose
 	}
 	c.countClosed(code)
-	c.peerDone = true
 	c.startClosing()
 }
 
@@ -426,7 +421,9 @@ func (c *conn) countClosed(code contracts.CloseCode) {
 	c.loop.srv.metrics.closed.WithLabelValues(label).Inc()
 }
 
-// startClosing leaves all rooms; what is left is to get the close frame across.
+// startClosing leaves all rooms; what is left is to get the close frame across. The sending half is closed behind it, the
+// socket once the peer has closed its half too: closing it with input unread, as what a peer sends behind its own close frame would be,
+// would reset the connection and could destroy the close frame on its way.
 func (c *conn) startClosing() {
 	if c.state == stateGone || c.state == stateClosing {
 		return
@@ -440,22 +437,12 @@ func (c *conn) startClosing() {
 	}
 	c.schedule(c.loop.in(closeTime))
 	if !c.stuck {
-		c.shutSending()
+		c.halfClose()
 	}
 	if c.paused {
 		c.paused = false
 		c.readOn()
 	}
-}
-
-// shutSending tells the peer that nothing follows. The descriptor is closed once the peer has closed its half too: closing it
-// with input unread would reset the connection and could destroy the close frame on its way.
-func (c *conn) shutSending() {
-	if c.peerDone {
-		c.close()
-		return
-	}
-	c.halfClose()
 }
 
 // close ends the connection, once, without a word.

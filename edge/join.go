@@ -47,7 +47,6 @@ func (c *conn) join(req *request) {
 		return
 	case at < 0:
 		lc = c.enter(r.room)
-		at = len(lc.members) - 1
 	case lc.members[at].join != nil:
 		j := lc.members[at].join
 		if len(j.after) >= maxJoins {
@@ -59,16 +58,17 @@ func (c *conn) join(req *request) {
 		return
 	}
 	c.begin(1)
-	c.startJoin(lc, at, &joining{req: r, lc: lc, deadline: time.Now().Add(l.srv.cfg.AskTime)})
+	c.startJoin(lc, &joining{req: r, lc: lc, deadline: time.Now().Add(l.srv.cfg.AskTime)})
 }
 
-func (c *conn) startJoin(lc *local, at int, j *joining) {
+func (c *conn) startJoin(lc *local, j *joining) {
 	// What was delivered before is written first: live pauses behind it.
 	lc.flush()
 	if c.state != stateReady {
 		return
 	}
-	if at = lc.find(c); at < 0 {
+	at := lc.find(c)
+	if at < 0 {
 		return
 	}
 	lc.members[at].join = j
@@ -196,7 +196,7 @@ func (c *conn) joinDone(j *joining, ok []byte, bad *contracts.Error) {
 	}
 	if len(j.after) > 0 {
 		next := &joining{req: j.after[0], after: j.after[1:], lc: lc, deadline: time.Now().Add(c.loop.srv.cfg.AskTime)}
-		c.startJoin(lc, at, next)
+		c.startJoin(lc, next)
 		return
 	}
 	if bad != nil && !lc.members[at].listening {

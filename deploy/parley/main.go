@@ -28,6 +28,7 @@ type commands struct {
 	Worker   workerCmd   `cmd:"" help:"Decide what clients ask for."`
 	Dispatch dispatchCmd `cmd:"" help:"Number the log and tell the rooms."`
 	Persist  persistCmd  `cmd:"" help:"Number the log and fill the database."`
+	Load     loadCmd     `cmd:"" help:"Load-test a server over the public protocol, and account for every message."`
 	Token    tokenCmd    `cmd:"" help:"Make a token for a user, for tests and scripts."`
 	Config   configCmd   `cmd:"" help:"Show every setting, its variables and its value."`
 	Ready    readyCmd    `cmd:"" help:"Ask a running process whether it is ready."`
