@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -93,12 +94,16 @@ type Config struct {
 	Shard []string
 	// Seed makes the choices of a run repeatable. Defaults to one from the clock.
 	Seed int64
+
+	dial dialFunc // nil: the network's own
 }
+
+// dialFunc connects to a server. The two bytes are the end of the loopback address to come from.
+type dialFunc func(to target, source [2]byte) (net.Conn, error)
 
 const (
 	minSize     = 96
 	maxWindow   = 255
-	maxMembers  = 24 // memberships of one connection that a request id has room for
 	perAddress  = 20_000
 	spareFDs    = 96 // descriptors that a process needs for itself
 	defaultHost = "127.0.0.1:8080"

@@ -30,8 +30,8 @@ const readBuffer = 256 << 10
 
 func newNetwork(p *plan, conns []conn) (network, error) {
 	for _, t := range p.Targets {
-		if t.TLS || p.Goroutines {
-			return newPumps(conns), nil
+		if t.TLS || p.Goroutines || p.dial != nil {
+			return newPumps(p, conns), nil
 		}
 	}
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)

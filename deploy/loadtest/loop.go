@@ -59,6 +59,9 @@ func newLoop(p *plan, lane int) (*loop, error) {
 	for i := range l.conns {
 		l.conns[i].index, l.conns[i].fd = int32(i), -1
 	}
+	if p.clock != nil {
+		l.clock = *p.clock
+	}
 	var err error
 	l.net, err = newNetwork(p, l.conns)
 	return l, err

@@ -26,6 +26,10 @@ type plan struct {
 	Loops  int // per shard
 	// Goroutines takes goroutines instead of epoll.
 	Goroutines bool
+
+	// Within one process.
+	dial  dialFunc // nil: the network's own
+	clock *clock   // nil: one of its own
 }
 
 // Connection i of the run is member i / Rooms of room i % Rooms. Neighbours are in different rooms, so that a sweep over

@@ -25,8 +25,11 @@ type greetingOf struct {
 const probeTimeout = 10 * time.Second
 
 // probe makes one connection before all others, so that whatever is wrong with the address is said once and clearly.
-func probe(t target, token string) (greetingOf, error) {
-	sock, err := connectTo(t, [2]byte{0, 1})
+func probe(dial dialFunc, t target, token string) (greetingOf, error) {
+	if dial == nil {
+		dial = connectTo
+	}
+	sock, err := dial(t, [2]byte{0, 1})
 	if err != nil {
 		return greetingOf{}, fmt.Errorf("%s: %w", t, dialError(err))
 	}

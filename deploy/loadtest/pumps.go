@@ -12,6 +12,7 @@ import (
 // to the loop and write what it says.
 type pumps struct {
 	conns  []conn
+	dialer dialFunc
 	events chan pumpEvent
 	ended  chan struct{}
 	links  []*link // by connection; nil where there is none
@@ -42,8 +43,12 @@ const outQueue = 1024
 
 var errStuck = errors.New("the server reads nothing")
 
-func newPumps(conns []conn) *pumps {
-	return &pumps{conns: conns, events: make(chan pumpEvent, 1024), ended: make(chan struct{}), links: make([]*link, len(conns))}
+func newPumps(p *plan, conns []conn) *pumps {
+	dialer := p.dial
+	if dialer == nil {
+		dialer = connectTo
+	}
+	return &pumps{conns: conns, dialer: dialer, events: make(chan pumpEvent, 1024), ended: make(chan struct{}), links: make([]*link, len(conns))}
 }
 
 func (p *pumps) dial(c *conn, to target, source [2]byte) error {
@@ -57,7 +62,7 @@ func (p *pumps) dial(c *conn, to target, source [2]byte) error {
 
 // run connects, starts the writer and reads until the end.
 func (p *pumps) run(l *link, to target, source [2]byte) {
-	sock, err := connectTo(to, source)
+	sock, err := p.dialer(to, source)
 	if err != nil {
 		p.tell(pumpEvent{link: l, err: err})
 		return

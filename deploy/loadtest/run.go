@@ -91,7 +91,7 @@ func (d *driver) begin(ctx context.Context, out io.Writer) error {
 	d.plan = plan{
 		Run: runName(c.Seed ^ time.Now().UnixNano()), Scenario: c.Scenario, Prefix: c.Prefix, Rooms: c.Rooms, Conns: c.Connections,
 		Rate: rate, Window: c.Window, Senders: c.Senders, Size: c.Size, Ramp: c.Ramp, Churn: c.Churn, Token: c.Token,
-		Seed: c.Seed, Goroutines: c.Goroutines,
+		Seed: c.Seed, Goroutines: c.Goroutines, dial: c.dial, clock: &d.clock,
 	}
 	for i, u := range c.URLs {
 		t, err := parseTarget(u)
@@ -99,7 +99,7 @@ func (d *driver) begin(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		d.plan.Targets = append(d.plan.Targets, t)
-		g, err := probe(t, c.Token)
+		g, err := probe(c.dial, t, c.Token)
 		if err != nil {
 			return err
 		}
