@@ -92,18 +92,22 @@ func TestLossyClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e echo
 		c := bustest.Lossy{Share: 1}.Client(&e)
-		var ends []time.Duration
+		ends := make(chan time.Duration, 3)
 		began := time.Now()
 		done := func(_ []byte, err error) {
 			if !errors.Is(err, rpc.ErrTimeout) {
 				t.Errorf("Ask: %v, want ErrTimeout", err)
 			}
-			ends = append(ends, time.Since(began))
+			ends <- time.Since(began)
 		}
 		c.Ask("s", nil, time.Second, done) // the request is lost
 		c.Ask("s", nil, time.Second, done) // the reply is lost
+		after := []time.Duration{<-ends, <-ends}
 		<-time.After(2 * time.Second)
-		if diff := cmp.Diff([]time.Duration{0, time.Second}, ends); diff != "" || e.served != 1 {
+		if len(ends) > 0 {
+			t.Error("a question ended twice")
+		}
+		if diff := cmp.Diff([]time.Duration{0, time.Second}, after); diff != "" || e.served != 1 {
 			t.Errorf("%d requests served, want 1; outcomes came after (-want +got):\n%s", e.served, diff)
 		}
 		ended := make(chan error, 1)

@@ -211,6 +211,7 @@ func TestSendGivenUpInFlight(t *testing.T) {
 			} else {
 				p.accepted(a)
 			}
+			synctest.Wait()
 			wait = s.send(s.Context(), c, "b")
 			if jams {
 				p.ok(p.expect("leave"), "{}")
