@@ -61,10 +61,10 @@ func TestJoinHearsTheLaneFirst(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
 		w := newWorld(t, portable)
 		gate, subscribing := make(chan error), make(chan struct{}, 9)
-		w.ear.before = func([]contracts.Lane) error {
+		w.ear.gate(func() error {
 			subscribing <- struct{}{}
 			return <-gate
-		}
+		})
 		c := w.connected()
 		c.join(2, lobby)
 		<-subscribing
@@ -98,9 +98,7 @@ func TestJoinHearsTheLaneFirst(t *testing.T) {
 		<-subscribing
 		gate <- errors.New("away")
 		c.fails(4, contracts.CodeUnavailable)
-		if n := w.metric("rooms"); n != 1 {
-			t.Errorf("%v rooms", n)
-		}
+		until(t, "the room's end", func() bool { return w.metric("rooms") == 1 })
 		c.join(5, "other")
 		<-subscribing
 		gate <- nil

@@ -108,17 +108,16 @@ func (h *hub) repaired(r *room, epoch contracts.Epoch, a *contracts.Answer) {
 		r.since, r.tryAt = now, now
 		h.tryRepair(r)
 	case now.Sub(r.since) >= repairTime:
-		h.giveUp(r)
-		r.since, r.tryAt = now, now
-		if r.passed >= r.head {
-			r.repairing = false
+		for r.passed < r.head { // every hole: the questions were for all that was missing
+			h.giveUp(r)
 		}
+		r.repairing = false
 	default:
 		r.tryAt = now.Add(100*time.Millisecond + rand.N(200*time.Millisecond))
 	}
 }
 
-// giveUp tells the members what could not be read, and goes on behind it. The shard is locked.
+// giveUp tells the members of the first hole, which could not be read, and goes on behind it. The shard is locked.
 func (h *hub) giveUp(r *room) {
 	to := r.head
 	for seq := range r.aside {

@@ -148,9 +148,16 @@ type ear struct {
 
 	mu     sync.Mutex // guards the rest
 	lanes  map[contracts.Lane]bool
-	before func(lanes []contracts.Lane) error // runs in Subscribe before the lanes are heard
+	before func() error // runs in Subscribe before the lanes are heard
 	left   []contracts.Lane
 	closed bool
+}
+
+// gate makes Subscribe call before, and fail with its error.
+func (e *ear) gate(before func() error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.before = before
 }
 
 func (e *ear) publish(envelopes ...contracts.Envelope) {
@@ -174,7 +181,7 @@ func (e *ear) Subscribe(ctx context.Context, lanes ...contracts.Lane) error {
 	before := e.before
 	e.mu.Unlock()
 	if before != nil {
-		if err := before(lanes); err != nil {
+		if err := before(); err != nil {
 			return err
 		}
 	}
@@ -578,4 +585,31 @@ func contains(s string, parts ...string) bool {
 		}
 	}
 	return true
+}
+
+// exchange connects and asks for its nonce; with cut it hangs up in the middle of it. It runs on any goroutine.
+func (c *client) exchange(t *testing.T, nonce int, cut bool) {
+	c.r = bufio.NewReader(c.nc)
+	_ = c.nc.SetDeadline(time.Now().Add(3 * patience))
+	all := append([]byte(upgradeHead), text(`{"id":1,"op":"connect","guest":"Ada"}`)...)
+	all = append(all, text(`{"id":%d,"op":"history","room":"a","nonce":%d}`, nonce+1, nonce)...)
+	if _, err := c.nc.Write(all); err != nil {
+		t.Error(err)
+		return
+	}
+	if cut {
+		return
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("nonce %d: %v %v", nonce, resp, err)
+		return
+	}
+	for _, id := range []uint64{1, uint64(nonce + 1)} {
+		m, err := c.next()
+		if err != nil || m.ID != id || id > 1 && !strings.Contains(string(m.OK), fmt.Sprintf(`"nonce":%d}`, nonce)) {
+			t.Errorf("nonce %d: %v %s", nonce, err, m.raw)
+			return
+		}
+	}
 }
