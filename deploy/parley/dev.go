@@ -32,13 +32,11 @@ import (
 	"github.com/parley-chat/parley/workers/dispatch"
 )
 
-// devEdges is how many edges dev runs behind its one port, so that fan-out between nodes is seen.
-const devEdges = 2
-
 type devCmd struct {
 	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept."`
 	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
 	Fsync     bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
+	Edges     int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen."`
 	Portable  bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 	clients   `embed:""`
 	process   `embed:""`
@@ -48,6 +46,9 @@ type devCmd struct {
 
 // Validate is called by the command line's parser.
 func (c *devCmd) Validate() error {
+	if c.Edges < 1 || c.Edges > 64 {
+		return fmt.Errorf("--edges %d: must be 1 to 64", c.Edges)
+	}
 	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
 }
 
@@ -84,7 +85,7 @@ type dev struct {
 	ops    *ops.Server
 	set    wire.Settings
 	class  journal.Durability
-	edges  [devEdges]*edge.Server
+	edges  []*edge.Server
 	failed chan struct{}
 	up     atomic.Bool // every part has started
 	undo   []func() error
@@ -196,7 +197,8 @@ func (d *dev) start(ctx context.Context) error {
 	if err := d.catchUp(ctx, disp, keep); err != nil {
 		return err
 	}
-	graphs := make([]*fx.App, devEdges)
+	graphs := make([]*fx.App, d.Edges)
+	d.edges = make([]*edge.Server, d.Edges)
 	for i := range graphs {
 		cfg := d.config(contracts.NodeID(fmt.Sprintf("edge-%d", i+1)))
 		cfg.Portable = d.Portable
@@ -280,7 +282,11 @@ func (d *dev) banner(w io.Writer, took time.Duration) {
 	}
 	fmt.Fprintf(w, "  data        %s\n", where)
 	fmt.Fprintf(w, "  survives    %s\n", survives(d.class))
-	fmt.Fprintf(w, "\nOpen the chat in two tabs: they land on two different edges. Ctrl-C stops.\n")
+	tabs := "Open the chat in two tabs"
+	if d.Edges > 1 {
+		tabs += ": they land on two different edges"
+	}
+	fmt.Fprintf(w, "\n%s. Ctrl-C stops.\n", tabs)
 }
 
 // survives tells a durability class to a person.
