@@ -56,6 +56,8 @@ type Store struct {
 
 	entries, checkpoints, rooms, members, dead, meta *mongo.Collection
 
+	pace pace // of Lookup
+
 	mu     sync.Mutex // guards listed
 	listed map[contracts.RoomID]struct{}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -16,12 +17,8 @@ import (
 	"github.com/parley-chat/parley/persist/store"
 )
 
-const (
-	// identitiesPerFind bounds the branches of one $or.
-	identitiesPerFind = 100
-	// parallelFinds bounds the queries of one Lookup that are under way at once.
-	parallelFinds = 8
-)
+// parallelFinds bounds the queries of one Lookup that are under way at once.
+const parallelFinds = 8
 
 // Checkpoint returns a partition's checkpoint.
 func (s *Store) Checkpoint(ctx context.Context, partition int32) (contracts.Checkpoint, bool, error) {
@@ -56,14 +53,15 @@ func (s *Store) Checkpoints(ctx context.Context) ([]contracts.Checkpoint, error)
 	return all, nil
 }
 
-// Lookup answers identities by the hundred and each head by a query of its own, several at a time.
+// Lookup answers identities by the hundred, or by fewer where the server is slow at that, and each head by a query of its
+// own, several at a time.
 func (s *Store) Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error) {
 	foundEntries = make([]roomlog.Found, len(entries))
 	foundHeads = make([]roomlog.Found, len(heads))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelFinds)
-	for from := 0; from < len(entries); from += identitiesPerFind {
-		to := min(from+identitiesPerFind, len(entries))
+	for from, to := 0, 0; from < len(entries); from = to {
+		to = min(from+s.pace.size(), len(entries))
 		g.Go(func() error { return s.findEntries(ctx, entries[from:to], foundEntries[from:to]) })
 	}
 	for i, q := range heads {
@@ -99,10 +97,18 @@ func (s *Store) findEntries(ctx context.Context, queries []roomlog.EntryQuery, f
 			{Key: "key", Value: q.Identity.Key.String()},
 		}
 	}
+	filter := branches[0]
+	if len(branches) > 1 {
+		filter = bson.D{{Key: "$or", Value: branches}}
+	}
 	var rows []row
-	cur, err := s.entries.Find(ctx, bson.D{{Key: "$or", Value: branches}}, options.Find().SetProjection(placeOnly))
+	began := time.Now()
+	cur, err := s.entries.Find(ctx, filter, options.Find().SetProjection(placeOnly))
 	if err == nil {
 		err = cur.All(ctx, &rows)
+	}
+	if err == nil || mongo.IsTimeout(err) {
+		s.pace.note(len(queries), time.Since(began))
 	}
 	if err != nil {
 		return fmt.Errorf("look up %d keys: %w", len(queries), err)
