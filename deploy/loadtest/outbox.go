@@ -22,6 +22,7 @@ const (
 type outbox struct {
 	last    uint32 // the newest number given
 	echoed  uint32 // the highest number that came back
+	place   uint64 // the seq that it had
 	letters []letter
 	// holding: a message was refused for now; what is behind it waits with it.
 	holding bool
@@ -55,15 +56,21 @@ func (o *outbox) forget(n uint32) {
 	}
 }
 
-// echo enters a message that came back to its sender.
-func (o *outbox) echo(n uint32) (v verdict) {
+// echo enters a message that came back to its sender with a seq. Messages may come late, behind a gap; it is their seqs
+// that must be in the order in which they were sent.
+func (o *outbox) echo(n uint32, seq uint64) (v verdict) {
 	l := o.find(n)
+	v = inOrder
 	switch {
 	case n > o.echoed:
-		o.echoed = n
-		v = inOrder
+		if seq < o.place {
+			v = late
+		}
+		o.echoed, o.place = n, seq
 	case l != nil && !l.echoed:
-		v = late
+		if seq > o.place {
+			v = late
+		}
 	default:
 		return doubled
 	}

@@ -139,16 +139,16 @@ func (l *loop) live(c *conn, e *event) {
 		l.tally.time(tDelivery, took)
 	}
 	if int(e.mark.sender) == l.global(c) {
-		l.echo(c, e.mark.n)
+		l.echo(c, e.mark.n, uint64(e.seq))
 	}
 }
 
 // echo books a message that came back to its sender.
-func (l *loop) echo(c *conn, n uint32) {
+func (l *loop) echo(c *conn, n uint32, seq uint64) {
 	if c.box == nil {
 		return
 	}
-	switch c.box.echo(n) {
+	switch c.box.echo(n, seq) {
 	case doubled:
 		l.tally.counts[nDoubled]++
 		l.note(Gap{Room: l.roomName(c.rooms[0].room), Conn: l.global(c), From: uint64(n), To: uint64(n), Kind: "sent once, numbered twice"})
@@ -176,7 +176,7 @@ func (l *loop) replayed(c *conn, m *membership, raw []byte) {
 	}
 	l.tally.counts[nRecovered]++
 	if e.ours && int(e.mark.sender) == l.global(c) {
-		l.echo(c, e.mark.n)
+		l.echo(c, e.mark.n, uint64(e.seq))
 	}
 }
 
