@@ -64,6 +64,8 @@ type Config struct {
 	HeadTime, ConnectTime time.Duration
 	// FrameTime is the time for one message that has begun. Defaults to 30 s.
 	FrameTime time.Duration
+	// CloseTime is how long a peer has to take a close frame and answer it. Defaults to 2 s.
+	CloseTime time.Duration
 	// AskTime is the time that a worker has to answer. Defaults to 5 s.
 	AskTime time.Duration
 	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
@@ -100,6 +102,7 @@ func (c *Config) setDefaults() {
 	last(&c.HeadTime, 5*time.Second)
 	last(&c.ConnectTime, 5*time.Second)
 	last(&c.FrameTime, 30*time.Second)
+	last(&c.CloseTime, 2*time.Second)
 	last(&c.AskTime, 5*time.Second)
 }
 

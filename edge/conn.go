@@ -26,8 +26,6 @@ const (
 	maxPending = 256
 	// connectBytes bounds what may follow an unanswered connect.
 	connectBytes = 12 << 10
-	// closeTime is how long a peer has to answer a close frame.
-	closeTime = 2 * time.Second
 	// tokenReminder is how long before a token's end the client is reminded.
 	tokenReminder = time.Minute
 )
@@ -435,7 +433,7 @@ func (c *conn) startClosing() {
 	if b := c.busy; b != nil {
 		b.stash, b.waiting, b.sends = nil, nil, nil
 	}
-	c.schedule(c.loop.in(closeTime))
+	c.schedule(c.loop.in(c.loop.srv.cfg.CloseTime))
 	if !c.stuck {
 		c.halfClose()
 	}

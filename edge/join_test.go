@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/edge"
@@ -447,7 +448,7 @@ func TestMalformedLaneMessages(t *testing.T) {
 // TestSlowReader fills one member's output: it alone is closed, in a room of its own too.
 func TestSlowReader(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.OutboundBytes = 64 << 10 })
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.OutboundBytes, c.CloseTime = 64<<10, time.Minute })
 		slow, quick, alone := w.connected(), w.connected(), w.connected()
 		slow.joined(w, lobby, 0)
 		quick.joined(w, lobby, 0)
