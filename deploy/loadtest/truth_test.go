@@ -170,7 +170,7 @@ func TestRefusalsAreRepeated(t *testing.T) {
 		return ""
 	}
 	c := small()
-	c.Duration = 2 * time.Second
+	c.Duration, c.Drain = 2*time.Second, 30*time.Second // a retry may be refused, and wait for seconds
 	inMemory(t, s, c, func(r loadtest.Report) {
 		if s.refused == 0 || r.Errors["send: rate_limited"] != int64(s.refused) {
 			t.Errorf("errors %v, want %d refusals", r.Errors, s.refused)
