@@ -4,41 +4,46 @@ package embedded
 
 import (
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 )
 
-// clockStep is how often the embedded Redis looks for expired keys: a key may live that much longer than it should.
-const clockStep = 250 * time.Millisecond
+// clockStep is how often the embedded Redis looks for expired keys: a key may live that much longer than it should. Each
+// look walks all keys that expire.
+const clockStep = time.Second
 
 // Redis is a Redis server inside this process, on a loopback port of its own. It keeps nothing on disk. It is safe for
 // concurrent use.
+//
+// Keys and scripts are miniredis's. Publish and subscribe are not: there a message to a subscriber is handed over, and
+// written, while the lock of all keys is held, and its channel is looked for one by one.
 type Redis struct {
 	server *miniredis.Miniredis
-	url    string
+	addr   string
 	stop   chan struct{}
 	done   chan struct{}
 
-	mu      sync.Mutex // guards what follows
-	running bool
-	closed  bool
+	mu       sync.Mutex     // guards what follows
+	listener net.Listener   // nil while interrupted
+	serving  sync.WaitGroup // what runs for listener and its connections
+	closed   bool
 }
 
 // StartRedis starts a server on a free loopback port.
 func StartRedis() (*Redis, error) {
-	m := miniredis.NewMiniRedis()
-	if err := m.StartAddr("127.0.0.1:0"); err != nil {
+	r := &Redis{
+		server: miniredis.NewMiniRedis(),
+		addr:   "127.0.0.1:0",
+		stop:   make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	if err := r.Resume(); err != nil {
 		return nil, fmt.Errorf("start the embedded redis server: %w", err)
 	}
-	r := &Redis{
-		server:  m,
-		url:     "redis://" + m.Addr(),
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
-		running: true,
-	}
+	r.addr = r.listener.Addr().String()
 	go r.run()
 	return r, nil
 }
@@ -59,7 +64,7 @@ func (r *Redis) run() {
 }
 
 // URL is what fanout.Connect wants. It stays the same through Interrupt and Resume.
-func (r *Redis) URL() string { return r.url }
+func (r *Redis) URL() string { return "redis://" + r.addr }
 
 // FastForward lets d pass for the keys that expire.
 func (r *Redis) FastForward(d time.Duration) { r.server.FastForward(d) }
@@ -68,24 +73,51 @@ func (r *Redis) FastForward(d time.Duration) { r.server.FastForward(d) }
 func (r *Redis) Interrupt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.running {
-		r.server.Close()
-		r.running = false
+	if r.listener == nil {
+		return
 	}
+	_ = r.listener.Close()
+	r.listener = nil
+	r.serving.Wait() // the accepting ends first, then all connections with the server
 }
 
 // Resume starts the server again on the same port. It does nothing while the server runs.
 func (r *Redis) Resume() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.running || r.closed {
+	if r.listener != nil || r.closed {
 		return nil
 	}
-	if err := r.server.Restart(); err != nil {
-		return fmt.Errorf("restart the embedded redis server: %w", err)
+	ln, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
 	}
-	r.running = true
+	// Dial is what starts a server without a listener of its own.
+	first, err := r.server.Dial()
+	if err != nil {
+		_ = ln.Close()
+		return fmt.Errorf("start: %w", err)
+	}
+	_ = first.Close()
+	r.listener = ln
+	r.serving.Go(func() { r.serve(ln) })
 	return nil
+}
+
+// serve accepts connections until ln is closed, and then ends all of them.
+func (r *Redis) serve(ln net.Listener) {
+	server := r.server.Server()
+	server.SetPreHook(newChannels().hook)
+	defer r.server.Close()
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		c := newOutbox(nc)
+		r.serving.Go(c.run)
+		server.ServeConn(c)
+	}
 }
 
 // Close stops the server and waits until it has ended.
