@@ -7,61 +7,59 @@ import (
 
 func TestPace(t *testing.T) {
 	var p pace
-	if got := p.size(); got != mostPerFind {
-		t.Fatalf("begins with %d, want %d", got, mostPerFind)
+	now := time.Unix(1, 0)
+	size := func(when string, want int) {
+		t.Helper()
+		if got := p.size(); got != want {
+			t.Errorf("%s: %d, want %d", when, got, want)
+		}
 	}
-	p.note(mostPerFind, 5*time.Second)
-	if got := p.size(); got != mostPerFind/4 {
-		t.Errorf("after a query that took too long: %d, want %d", got, mostPerFind/4)
-	}
-	// What was under way meanwhile with more at once says nothing good about more.
-	p.note(mostPerFind, 5*time.Second)
-	if got := p.size(); got != mostPerFind/4 {
-		t.Errorf("after another of that size: %d, want %d", got, mostPerFind/4)
-	}
+	size("at first", mostPerFind)
+	p.note(mostPerFind, 5*time.Second, now)
+	size("after a query that took too long", mostPerFind/4)
+	p.note(mostPerFind, 5*time.Second, now)
+	size("after another of that size, under way meanwhile", mostPerFind/4)
 	for range 10 {
-		p.note(p.size(), 5*time.Second)
+		p.note(p.size(), 5*time.Second, now)
 	}
-	if got := p.size(); got != 1 {
-		t.Errorf("while nothing helps: %d, want 1", got)
+	size("while nothing helps", 1)
+	p.note(1, slowLeast, now.Add(paceStays-1))
+	size("quick, but soon after a slow one", 1)
+	p.note(1, slowLeast, now.Add(paceStays))
+	size("quick, and none was slow for long", 2)
+	p.note(2, slowLeast, now.Add(paceStays))
+	size("right after that", 2)
+	for i := range 10 {
+		p.note(p.size(), time.Millisecond, now.Add(time.Duration(i+2)*paceStays))
 	}
-	for range quickInRow - 1 {
-		p.note(1, slowLeast)
-	}
-	if got := p.size(); got != 1 {
-		t.Errorf("before %d were quick: %d, want 1", quickInRow, got)
-	}
-	p.note(1, slowLeast)
-	if got := p.size(); got != 2 {
-		t.Errorf("after %d were quick: %d, want 2", quickInRow, got)
-	}
-	for range 10 * quickInRow {
-		p.note(p.size(), time.Millisecond)
-	}
-	if got := p.size(); got != mostPerFind {
-		t.Errorf("in the end: %d, want %d", got, mostPerFind)
-	}
+	size("in the end", mostPerFind)
 }
 
-// A server that scans its rows for each branch of an $or, but finds a single identity by its index: the calls that a
-// Lookup makes must come to be quick.
+// A server that scans its rows for each branch of an $or, but finds a single identity by its index: a Lookup fails if it
+// takes longer than it may, so it must come to be quick and stay so.
 func TestPaceOfScanningServer(t *testing.T) {
-	cost := func(n int) time.Duration {
-		if n == 1 {
-			return time.Millisecond
-		}
-		return time.Duration(n) * 20 * time.Millisecond
-	}
+	const identities, lookups, may = 400, 30, 5 * time.Second
 	var p pace
-	const identities = 2000
-	var took time.Duration
-	for left := identities; left > 0; {
-		n := min(left, p.size())
-		p.note(n, cost(n))
-		took += cost(n)
-		left -= n
+	now, failed := time.Unix(1, 0), 0
+	for range lookups {
+		var took time.Duration
+		for left := identities; left > 0; {
+			n := min(left, p.size())
+			cost := time.Millisecond
+			if n > 1 {
+				cost = time.Duration(n) * 50 * time.Millisecond
+			}
+			cost = min(cost, may-took)
+			took, now = took+cost, now.Add(cost)
+			p.note(n, cost, now)
+			left -= n
+			if took == may {
+				failed++
+				break
+			}
+		}
 	}
-	if most := 10 * time.Second; took > most {
-		t.Errorf("%d identities took %v, want at most %v", identities, took, most)
+	if failed > 1 {
+		t.Errorf("%d of %d look-ups failed, want at most the first", failed, lookups)
 	}
 }

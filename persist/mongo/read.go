@@ -108,7 +108,8 @@ func (s *Store) findEntries(ctx context.Context, queries []roomlog.EntryQuery, f
 		err = cur.All(ctx, &rows)
 	}
 	if err == nil || mongo.IsTimeout(err) {
-		s.pace.note(len(queries), time.Since(began))
+		now := time.Now()
+		s.pace.note(len(queries), now.Sub(began), now)
 	}
 	if err != nil {
 		return fmt.Errorf("look up %d keys: %w", len(queries), err)
