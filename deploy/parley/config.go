@@ -10,7 +10,7 @@ import (
 )
 
 type configCmd struct {
-	Role string `arg:"" optional:"" default:"dev" enum:"dev,edge,worker,dispatch,persist" help:"Whose settings: dev, edge, worker, dispatch or persist."`
+	Role string `arg:"" optional:"" default:"dev" enum:"dev,edge,worker,dispatch,persist" help:"Whose settings: dev, edge, worker, dispatch or persist. Defaults to dev."`
 }
 
 // Run prints the role's settings: flag, variables, and the value they have now. Secrets are not shown.

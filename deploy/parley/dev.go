@@ -33,7 +33,7 @@ import (
 )
 
 type devCmd struct {
-	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept."`
+	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept. Defaults to .parley."`
 	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
 	Fsync     bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
 	Edges     int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen."`

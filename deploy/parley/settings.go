@@ -19,7 +19,7 @@ import (
 // servers says which real servers to use. Each URL has a conventional environment variable and one of Parley's own,
 // which wins.
 type servers struct {
-	NATSURL      string   `name:"nats-url" env:"PARLEY_NATS_URL,NATS_URL" placeholder:"URL" help:"NATS, comma list for a cluster: nats://host:4222, tls://…"`
+	NATSURL      string   `name:"nats-url" env:"PARLEY_NATS_URL,NATS_URL" placeholder:"URL" help:"NATS: nats://host:4222, tls://…; comma list for a cluster."`
 	RedisURL     string   `name:"redis-url" env:"PARLEY_REDIS_URL,REDIS_URL" placeholder:"URL" help:"Redis: redis://host:6379/0, rediss://…; comma list for a cluster."`
 	KafkaBrokers []string `name:"kafka-brokers" env:"PARLEY_KAFKA_BROKERS,KAFKA_BROKERS" placeholder:"HOST:PORT" help:"Kafka bootstrap brokers."`
 	KafkaSASL    string   `name:"kafka-sasl" env:"PARLEY_KAFKA_SASL,KAFKA_SASL_MECHANISM" enum:",plain,scram-sha-256,scram-sha-512" default:"" help:"SASL mechanism: plain, scram-sha-256, scram-sha-512."`
@@ -28,15 +28,15 @@ type servers struct {
 	KafkaTLS     bool     `name:"kafka-tls" env:"PARLEY_KAFKA_TLS,KAFKA_TLS" help:"Use TLS towards Kafka."`
 	MongoURI     string   `name:"mongodb-uri" env:"PARLEY_MONGODB_URI,MONGODB_URI" placeholder:"URI" help:"MongoDB: mongodb://host:27017/parley."`
 	Prefix       string   `name:"prefix" env:"PARLEY_PREFIX" default:"parley" help:"First part of every subject, key, topic and database name; installations that share servers differ in it."`
-	Partitions   int      `name:"partitions" env:"PARLEY_PARTITIONS" default:"${partitions}" help:"Partitions of the log: a power of two, fixed for the life of an installation."`
+	Partitions   int      `name:"partitions" env:"PARLEY_PARTITIONS" default:"${partitions}" help:"Partitions of the log: a power of two, fixed for the life of an installation. Of the embedded log always 8."`
 }
 
 // process is what every role has.
 type process struct {
 	Node      string `name:"node" env:"PARLEY_NODE" placeholder:"NAME" help:"This process's name. Defaults to the role and a random suffix."`
 	Ops       string `name:"ops" env:"PARLEY_OPS" default:"127.0.0.1:9100" help:"Operators' listener: health, metrics, profiles. \"off\" for none."`
-	LogLevel  string `name:"log-level" env:"PARLEY_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"Least level that is logged."`
-	LogFormat string `name:"log-format" env:"PARLEY_LOG_FORMAT" enum:"auto,text,json" default:"auto" help:"auto is text on a terminal, else json."`
+	LogLevel  string `name:"log-level" env:"PARLEY_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error. dev on a terminal takes info for warn."`
+	LogFormat string `name:"log-format" env:"PARLEY_LOG_FORMAT" enum:"auto,text,json" default:"auto" help:"text, json or auto: text on a terminal, else json."`
 }
 
 // accounts is how people prove who they are.
