@@ -74,7 +74,7 @@ func doctor(ctx context.Context, e doctorEnv) []Finding {
 		e.tool(ctx, "redis-server", "is the Redis of `parley up`", "apt-get install redis-server, or brew install redis", "", "--version"),
 		e.natsServer(ctx),
 		e.mongo(ctx),
-		e.tool(ctx, "node", "rebuilds the chat page; not needed to run it", "apt-get install nodejs npm, or brew install node", "18", "--version"),
+		e.tool(ctx, "node", "tests the chat page; not needed to run it", "apt-get install nodejs npm, or brew install node", "18", "--version"),
 		e.openFiles(),
 		e.diskSpace(),
 	}

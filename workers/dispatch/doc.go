@@ -16,7 +16,7 @@
 // under load and an idle partition tells at once. A lane may lose a message, the last one too, so the heads of the
 // rooms that changed follow each second, until Redis took five of them; edges compare. A head never runs ahead of
 // what was published before it. D, the group's commit, passes an entry when two heads messages that Redis took, at
-// different seconds, said its seq or a later one (DELIVERY.md, rules 11 and 12).
+// different seconds, said its seq or a later one.
 //
 // # What is held
 //
