@@ -38,6 +38,9 @@ func TestJoinGoesLive(t *testing.T) {
 		w.say(lobby, 10)
 		w.say(lobby, 13)
 		c.entry(13)
+		if n := w.metric("entries_repeated_total"); n != 1 {
+			t.Errorf("%v repeated entries counted", n)
+		}
 		// Somebody who comes now is told what was passed on.
 		d := w.connected()
 		d.join(2, lobby)
@@ -373,7 +376,7 @@ func TestEpochDuringJoins(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
 		w := newWorld(t, portable)
 		a, b := w.connected(), w.connected()
-		a.joined(w, lobby, 10)
+		a.joined(w, lobby, 3)
 		b.join(2, lobby)
 		qb := w.worker.next(t, contracts.OpJoin) // with the old epoch's position
 		a.join(3, lobby)
@@ -492,6 +495,57 @@ func TestSlowReader(t *testing.T) {
 		until(t, "the ends", func() bool { return w.server.Connections() == 1 })
 		if n := w.metric("rooms"); n != 1 {
 			t.Errorf("%v rooms", n)
+		}
+	})
+}
+
+// TestLeft: who gives up the membership stops listening on all other connections too, and others do not.
+func TestLeft(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		here, there := w.connected(), w.connected()
+		w.worker.script(contracts.OpConnect, func(q *asked) { q.answer(connectAnswer("u2", time.Hour)) })
+		other := w.connected()
+		for _, c := range []*client{here, there, other} {
+			c.joined(w, lobby, 10)
+		}
+		here.say(`{"id":6,"op":"leave","room":"lobby","quit":true}`)
+		q := w.worker.next(t, contracts.OpLeave)
+		w.ear.publish(entryOf(lobby, 1, 11), contracts.Envelope{
+			Kind: contracts.EnvelopeLeft, Room: lobby, User: "u1", Except: contracts.Conn{Node: "n1", ID: q.Conn}, Body: []byte(`{"event":"left","room":"lobby"}`),
+		}, entryOf(lobby, 1, 12))
+		q.ok(`{}`)
+		here.reply(6)
+		there.entry(11)
+		if m := there.get(); m.Event != "left" {
+			t.Fatalf("got %s", m.raw)
+		}
+		other.entry(11)
+		other.entry(12)
+		here.quiet()
+		there.quiet()
+	})
+}
+
+// TestLanesWithoutRooms are dropped after a while, and heard anew for who comes then.
+func TestLanesWithoutRooms(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		c := w.connected()
+		c.joined(w, lobby, 10)
+		c.joined(w, "other", 10)
+		c.say(`{"id":6,"op":"leave","room":"lobby"}`)
+		c.reply(6)
+		w.server.DropLanes()
+		if !w.ear.hears("other") || w.ear.hears(lobby) {
+			t.Errorf("hears other: %v, lobby: %v", w.ear.hears("other"), w.ear.hears(lobby))
+		}
+		c.joined(w, lobby, 10)
+		w.say(lobby, 11)
+		c.entry(11)
+		w.server.DropLanes()
+		if !w.ear.hears(lobby) {
+			t.Error("a lane with a room was dropped")
 		}
 	})
 }

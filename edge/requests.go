@@ -56,7 +56,8 @@ func (c *conn) request(payload []byte) {
 	case contracts.OpConnect:
 		c.connect(&req)
 	case contracts.OpPing:
-		c.reply(&req, append(strconv.AppendInt([]byte(`{"time":`), time.Now().UnixMilli(), 10), '}'))
+		var body [32]byte
+		c.reply(&req, append(strconv.AppendInt(append(body[:0], `{"time":`...), time.Now().UnixMilli(), 10), '}'))
 	case contracts.OpSend:
 		c.post(&req)
 	case contracts.OpJoin:

@@ -3,6 +3,7 @@ package edge_test
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -266,6 +267,39 @@ func TestQuestionsInFlight(t *testing.T) {
 				t.Errorf("got %s", m.raw)
 			}
 			seen[m.ID] = true
+		}
+	})
+}
+
+// TestManyWaitingQuestions run out of time or find nobody while they wait: as many as there are must not make the stack
+// as deep.
+func TestManyWaitingQuestions(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.InFlight = 1 })
+		clients := make([]*client, 20)
+		for i := range clients {
+			clients[i] = w.connected()
+		}
+		for _, c := range clients {
+			for id := range 200 {
+				c.say(`{"id":%d,"op":"history","room":"a"}`, id+1)
+			}
+			c.quiet()
+		}
+		first := w.worker.next(t, contracts.OpHistory)
+		deepest := 0
+		w.worker.script(contracts.OpHistory, func(q *asked) {
+			deepest = max(deepest, runtime.Callers(0, make([]uintptr, 500)))
+			q.answer(rpc.ErrNoServer)
+		})
+		first.ok(`{}`)
+		for _, c := range clients {
+			for range 200 {
+				c.get()
+			}
+		}
+		if deepest > 100 {
+			t.Errorf("the stack was %d calls deep", deepest)
 		}
 	})
 }

@@ -149,7 +149,6 @@ type ear struct {
 	mu     sync.Mutex // guards the rest
 	lanes  map[contracts.Lane]bool
 	before func() error // runs in Subscribe before the lanes are heard
-	left   []contracts.Lane
 	closed bool
 }
 
@@ -199,8 +198,13 @@ func (e *ear) Unsubscribe(_ context.Context, lanes ...contracts.Lane) error {
 	for _, l := range lanes {
 		delete(e.lanes, l)
 	}
-	e.left = append(e.left, lanes...)
 	return nil
+}
+
+func (e *ear) hears(room contracts.RoomID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lanes[contracts.LaneOf(room)]
 }
 
 func (e *ear) Healthy() bool { return true }
