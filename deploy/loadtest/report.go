@@ -204,8 +204,10 @@ func (r Report) ExitCode() int {
 	switch {
 	case !r.Ledger.Clean():
 		return ExitLedger
-	case r.Ended != "" && r.Ended != endedByUser || r.Connections.Listening < int64(r.Setup.Connections):
+	case r.Ended != "" && r.Ended != endedByUser, r.Connections.Listening < int64(r.Setup.Connections):
 		return ExitPartial
+	case r.Ledger.Unjudged > 0, r.Traffic.TotalSent > 0 && r.Traffic.TotalAccepted == 0:
+		return ExitPartial // who is away cannot be judged, and where nothing was accepted nothing could be lost
 	}
 	for _, g := range r.SLO {
 		if !g.Met {

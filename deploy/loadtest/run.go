@@ -266,18 +266,12 @@ func (d *driver) storm(ctx context.Context, to int64) error {
 	if err := d.follow(ctx, d.cfg.Duration/3, d.abandoned); err != nil || ctx.Err() != nil || d.ended != "" {
 		return err
 	}
-	d.stormAt, d.stormCut = d.clock.now(), d.listening
 	d.phase = "storm"
 	if _, err := d.fleet.do(order{Verb: verbCut}); err != nil {
 		return err
 	}
-	return d.follow(ctx, time.Duration(to-d.clock.now()), func(now *tally) bool {
-		if d.stormBack == 0 && now.listening >= d.listening {
-			d.stormBack = time.Duration(d.clock.now() - d.stormAt)
-			d.phase = "measuring"
-		}
-		return d.abandoned(now)
-	})
+	d.stormAt, d.stormCut = d.clock.now(), d.listening
+	return d.follow(ctx, time.Duration(to-d.clock.now()), d.abandoned)
 }
 
 // abandoned ends a run when nobody has been connected for 15 s.
@@ -382,6 +376,9 @@ func (d *driver) collect(ctx context.Context) (*tally, error) {
 	for _, sum := range [...]*tally{d.total, d.second} {
 		sum.clearNow()
 		sum.add(r.tally)
+	}
+	if d.stormAt != 0 && d.stormBack == 0 && r.tally.listening >= d.listening {
+		d.stormBack = time.Duration(d.clock.now() - d.stormAt) // maybe only while draining
 	}
 	perMessage := float64(r.tally.memberships) / float64(d.plan.Rooms)
 	if d.phase == "measuring" || d.phase == "storm" {

@@ -183,3 +183,19 @@ func TestRefusalsAreRepeated(t *testing.T) {
 		}
 	})
 }
+
+// TestStormIsFollowed: everybody comes back, also when that is only after the measured time, and what was missed
+// meanwhile is recovered.
+func TestStormIsFollowed(t *testing.T) {
+	c := small()
+	c.Scenario, c.Duration, c.Drain = loadtest.Storm, 300*time.Millisecond, 5*time.Second
+	s := newLiar()
+	inMemory(t, s, c, func(r loadtest.Report) {
+		if r.Storm == nil || r.Storm.Cut != 12 || r.Storm.BackMS <= 0 || r.Connections.Resumes != 12 {
+			t.Errorf("storm %+v, connections %+v", r.Storm, r.Connections)
+		}
+		if !r.Ledger.Clean() || r.ExitCode() != loadtest.ExitOK {
+			t.Errorf("exit code %d, ledger %+v", r.ExitCode(), r.Ledger)
+		}
+	})
+}
