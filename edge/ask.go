@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"encoding/json"
 	"errors"
 	"strconv"
 	"sync"
@@ -110,7 +109,7 @@ func readAnswer(reply []byte, err error) (*contracts.Answer, *contracts.Error) {
 		return nil, errUnavailable
 	}
 	var a contracts.Answer
-	if json.Unmarshal(reply, &a) != nil {
+	if contracts.DecodeAnswer(reply, &a) != nil {
 		return nil, errUnreadable
 	}
 	if a.Err != nil {

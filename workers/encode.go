@@ -75,9 +75,15 @@ func appendEntries(b []byte, entries []contracts.NumberedJSON) []byte {
 
 // encodeAnswer is a in JSON, at most most bytes long (0: any number).
 func encodeAnswer(a *contracts.Answer, most int) (body []byte, err error) {
-	if a.Err != nil || a.Batch != nil || a.Connected != nil || a.Entries != nil {
+	plain := false
+	if a.Batch != nil && a.OK == nil && a.Err == nil && a.Connected == nil && a.Joined == nil && a.Entries == nil {
+		body, plain = contracts.AppendAnswers(make([]byte, 0, 16+128*len(a.Batch)), a.Batch)
+	}
+	switch {
+	case plain:
+	case a.Err != nil || a.Batch != nil || a.Connected != nil || a.Entries != nil:
 		body, err = contracts.Marshal(a)
-	} else {
+	default:
 		body = make([]byte, 0, len(a.OK)+128)
 		body = append(body, `{"ok":`...)
 		body = append(body, a.OK...)

@@ -102,7 +102,7 @@ func (w *Worker) Serve(server rpc.Server) (stop func() error, err error) {
 func (w *Worker) handle(in rpc.Request) {
 	arrived := time.Now()
 	r := &request{}
-	if err := json.Unmarshal(in.Body, &r.Command); err != nil || !contracts.ValidID(string(r.Node)) {
+	if err := contracts.DecodeCommand(in.Body, &r.Command); err != nil || !contracts.ValidID(string(r.Node)) {
 		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeBadRequest, "malformed command")})
 		return
 	}
