@@ -2,7 +2,7 @@
 // prints one table of what a CPU-second of the servers is worth, with the ratios. Machines differ and change from minute
 // to minute: only figures of one run may be compared.
 //
-//	go run ./deploy/bench                        floor, floor batched and `parley dev`, every case, medians of three
+//	go run ./deploy/bench                        floor, floor batched, an edge alone and `parley dev`, every case, medians of three
 //	go run ./deploy/bench -peer name=URL[+URL]=PID[+PID]   a system that runs already, such as edges of `parley up`
 package main
 
@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/parley-chat/parley/deploy/bench/alone"
 	"github.com/parley-chat/parley/deploy/bench/floor"
 	"github.com/parley-chat/parley/deploy/loadtest"
 )
@@ -36,6 +37,7 @@ func main() {
 // settings are the flags.
 type settings struct {
 	parley      string
+	own         string
 	peers       []string
 	cases       string
 	rounds      int
@@ -50,6 +52,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	s := settings{}
 	flags := flag.NewFlagSet("bench-system", flag.ContinueOnError)
 	flags.StringVar(&s.parley, "parley", "", "the parley program; built from ./deploy/parley by default, none for floors alone")
+	flags.StringVar(&s.own, "own", "single,batched,edge", "which peers of this program's own: floors, and an edge alone")
 	flags.Func("peer", "name=URL[+URL]=PID[+PID]: a system that runs already; may be repeated", func(v string) error {
 		s.peers = append(s.peers, v)
 		return nil
@@ -60,12 +63,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
 	flags.BoolVar(&s.verbose, "v", false, "show every run's own summary")
-	flags.StringVar(&s.serve, "serve-floor", "", "be a floor: single or batched")
+	flags.StringVar(&s.serve, "serve", "", "be a peer: single or batched (floors), or edge (an edge alone)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if s.serve != "" {
-		return floor.Serve(ctx, floor.Config{Listen: "127.0.0.1:0", Batched: s.serve == "batched"}, func(addr string) { fmt.Fprintln(out, addr) })
+	started := func(addr string) { fmt.Fprintln(out, addr) }
+	switch s.serve {
+	case "":
+	case "edge":
+		return alone.Serve(ctx, "127.0.0.1:0", started)
+	default:
+		return floor.Serve(ctx, floor.Config{Listen: "127.0.0.1:0", Batched: s.serve == "batched"}, started)
 	}
 	return s.compare(ctx, out)
 }

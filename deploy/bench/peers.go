@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,10 +37,13 @@ func (p *peer) stop() {
 	}
 }
 
-// start brings up the floors and Parley, and adds those that run already.
+// start brings up the floors, an edge alone and Parley, and adds those that run already.
 func (s settings) start(ctx context.Context) (peers []*peer, err error) {
-	for _, f := range []struct{ name, mode string }{{"floor", "single"}, {"floor batched", "batched"}} {
-		p, err := startFloor(f.name, f.mode)
+	for _, f := range []struct{ name, mode string }{{"floor", "single"}, {"floor batched", "batched"}, {"edge alone", "edge"}} {
+		if !slices.Contains(strings.Split(s.own, ","), f.mode) {
+			continue
+		}
+		p, err := startOwn(f.name, f.mode)
 		if err != nil {
 			return peers, err
 		}
@@ -82,12 +86,13 @@ func parsePeer(text string) (*peer, error) {
 	return p, nil
 }
 
-func startFloor(name, mode string) (*peer, error) {
+// startOwn runs a peer that is this program too.
+func startOwn(name, mode string) (*peer, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	cmd := exec.Command(self, "-serve-floor", mode)
+	cmd := exec.Command(self, "-serve", mode)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
