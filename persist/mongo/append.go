@@ -14,30 +14,52 @@ import (
 	"github.com/parley-chat/parley/persist/store"
 )
 
-// maxListed bounds how many rooms are remembered as listed; beyond it all are forgotten and listed again.
-const maxListed = 100_000
-
 // finalCodes are the server's codes for a document that it will never take: BadValue, TypeMismatch, InvalidBSON,
 // DocumentValidationFailure, BSONObjectTooLarge, KeyTooLong.
 var finalCodes = []int{2, 14, 22, 121, 10334, 17280}
 
-// Append inserts the entries and then moves the checkpoint by compare-and-set. After ErrConflict the entries are stored.
+// Append raises the rooms' seq, inserts the entries and then moves the checkpoint by compare-and-set. After ErrConflict the
+// entries are stored.
 func (s *Store) Append(ctx context.Context, entries []store.Entry, prev, next contracts.Checkpoint) error {
 	if len(entries) > 0 {
-		if err := s.insert(ctx, entries); err != nil {
+		if err := s.announce(ctx, entries); err != nil {
 			return err
 		}
-		if err := s.list(ctx, entries); err != nil {
+		if err := s.insert(ctx, entries, next.Partition); err != nil {
 			return err
 		}
 	}
 	return s.moveCheckpoint(ctx, prev, next)
 }
 
-func (s *Store) insert(ctx context.Context, entries []store.Entry) error {
+// announce raises the seq of the entries' rooms, before the entries are there: none is ever above it. It makes public
+// rooms of those that nobody created.
+func (s *Store) announce(ctx context.Context, entries []store.Entry) error {
+	newest := make(map[contracts.RoomID]contracts.Seq)
+	for i := range entries {
+		e := &entries[i]
+		newest[e.Room] = max(newest[e.Room], e.Seq)
+	}
+	updates := make([]mongo.WriteModel, 0, len(newest))
+	for room, seq := range newest {
+		updates = append(updates, mongo.NewUpdateOneModel().
+			SetFilter(bson.D{{Key: "_id", Value: string(room)}}).
+			SetUpdate(bson.D{
+				{Key: "$max", Value: bson.D{{Key: "seq", Value: int64(seq)}}},
+				{Key: "$setOnInsert", Value: bson.D{{Key: "kind", Value: kindPublic}}},
+			}).
+			SetUpsert(true))
+	}
+	if _, err := s.rooms.BulkWrite(ctx, updates, options.BulkWrite().SetOrdered(false)); err != nil {
+		return fmt.Errorf("raise the seq of %d rooms: %w", len(newest), err)
+	}
+	return nil
+}
+
+func (s *Store) insert(ctx context.Context, entries []store.Entry, partition int32) error {
 	rows := make([]row, len(entries))
 	for i := range entries {
-		rows[i] = newRow(&entries[i])
+		rows[i] = newRow(&entries[i], partition)
 	}
 	_, err := s.entries.InsertMany(ctx, rows, options.InsertMany().SetOrdered(false))
 	there, refused, err := judge(err)
@@ -102,53 +124,10 @@ func (s *Store) compare(ctx context.Context, entries []store.Entry, there []int)
 		e := &entries[at]
 		switch row := found[ids[i]]; {
 		case row == nil:
-			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: "its key under another seq"}
+			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: "its key or its place in the log under another seq"}
 		case !store.Same(row, e):
 			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: fmt.Sprintf("the record at offset %d in epoch %d", row.Offset, row.Epoch)}
 		}
-	}
-	return nil
-}
-
-// roomDoc is a document of the rooms collection.
-type roomDoc struct {
-	ID   string `bson:"_id"`
-	Kind string `bson:"kind"`
-	Name string `bson:"name,omitempty"`
-}
-
-// list makes public rooms of those that nobody created.
-func (s *Store) list(ctx context.Context, entries []store.Entry) error {
-	var rooms []roomDoc
-	seen := make(map[contracts.RoomID]struct{})
-	s.mu.Lock()
-	for i := range entries {
-		id := entries[i].Room
-		if _, ok := seen[id]; ok {
-			continue
-		}
-		seen[id] = struct{}{}
-		if _, ok := s.listed[id]; !ok {
-			rooms = append(rooms, roomDoc{ID: string(id), Kind: kindPublic})
-		}
-	}
-	s.mu.Unlock()
-	if len(rooms) == 0 {
-		return nil
-	}
-	_, err := s.rooms.InsertMany(ctx, rooms, options.InsertMany().SetOrdered(false))
-	if _, refused, err := judge(err); err != nil {
-		return fmt.Errorf("list %d rooms: %w", len(rooms), err)
-	} else if len(refused) > 0 {
-		return fmt.Errorf("list room %s: %s", rooms[refused[0].Index].ID, refused[0].Message)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.listed)+len(rooms) > maxListed {
-		clear(s.listed)
-	}
-	for _, r := range rooms {
-		s.listed[contracts.RoomID(r.ID)] = struct{}{}
 	}
 	return nil
 }

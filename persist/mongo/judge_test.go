@@ -61,7 +61,7 @@ func TestTombstone(t *testing.T) {
 		},
 		Seq: 7, Epoch: 2, Offset: 9, Hash: contracts.HashRecord([]byte("x")),
 	}
-	stone := newRow(&e).tombstone("too large")
+	stone := newRow(&e, 3).tombstone("too large")
 	got, err := stone.entry()
 	if err != nil {
 		t.Fatal(err)

@@ -3,21 +3,21 @@
 // Documents (ids hold no colon; seq has 16 digits, so that the order of the strings is the order of the numbers):
 //
 //	entries      _id "room:seq"                room, seq, epoch, offset, sender, key, hash, …; rows.go
-//	             unique (room, sender, key);   (room, epoch, offset) for the newest row below a position
+//	             unique identity "room:sender:key"; unique place "partition:epoch:offset", zeros in front
 //	checkpoints  _id partition                 epoch, offset, key_time, last, sequencer
-//	rooms        _id room                      kind, name
+//	rooms        _id room                      kind, name; seq, which no entry of the room is above
 //	members      _id "user:room"               name, guest
 //	dead         _id "partition:epoch:offset"  reason, value
 //	meta         _id "log"                     format, partitions
 //
-// It asks for nothing that a stand-in lacks: no transactions, change streams, text indexes or pipeline updates.
+// It asks for nothing that a stand-in lacks: no transactions, change streams, text indexes or pipeline updates. What must
+// be fast asks for one field of a unique index by equality or $in: some servers scan for everything else.
 package mongo
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -33,7 +33,7 @@ import (
 )
 
 // format is the version of the layout; a database of another one is refused.
-const format = 1
+const format = 2
 
 // codeDuplicateKey is the server's code for a broken unique index.
 const codeDuplicateKey = 11000
@@ -55,11 +55,6 @@ type Store struct {
 	db     *mongo.Database
 
 	entries, checkpoints, rooms, members, dead, meta *mongo.Collection
-
-	pace pace // of Lookup
-
-	mu     sync.Mutex // guards listed
-	listed map[contracts.RoomID]struct{}
 }
 
 var _ store.Store = (*Store)(nil)
@@ -102,7 +97,6 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		members:     db.Collection(contracts.CollectionMembers),
 		dead:        db.Collection(contracts.CollectionDead),
 		meta:        db.Collection(contracts.CollectionMeta),
-		listed:      make(map[contracts.RoomID]struct{}),
 	}, nil
 }
 
@@ -122,12 +116,12 @@ func (s *Store) Prepare(ctx context.Context, partitions int) error {
 	}
 	_, err = s.entries.Indexes().CreateMany(ctx, []mongo.IndexModel{
 		{
-			Keys:    bson.D{{Key: "room", Value: 1}, {Key: "sender", Value: 1}, {Key: "key", Value: 1}},
+			Keys:    bson.D{{Key: "identity", Value: 1}},
 			Options: options.Index().SetName("identity").SetUnique(true),
 		},
 		{
-			Keys:    bson.D{{Key: "room", Value: 1}, {Key: "epoch", Value: 1}, {Key: "offset", Value: 1}},
-			Options: options.Index().SetName("position"),
+			Keys:    bson.D{{Key: "place", Value: 1}},
+			Options: options.Index().SetName("place").SetUnique(true),
 		},
 	})
 	if err != nil {

@@ -35,7 +35,7 @@ func TestConformance(t *testing.T) {
 }
 
 // open gives a store in a database of its own, which is dropped at the end.
-func open(t *testing.T, uri string) store.Store {
+func open(t testing.TB, uri string) store.Store {
 	t.Helper()
 	key, err := contracts.NewKey()
 	if err != nil {
@@ -55,7 +55,7 @@ func open(t *testing.T, uri string) store.Store {
 	return s
 }
 
-func drop(t *testing.T, uri, name string) {
+func drop(t testing.TB, uri, name string) {
 	ctx := context.WithoutCancel(t.Context()) // it has ended when cleanups run
 	client, err := driver.Connect(options.Client().ApplyURI(uri))
 	if err != nil {

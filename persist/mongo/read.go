@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -17,8 +16,12 @@ import (
 	"github.com/parley-chat/parley/persist/store"
 )
 
-// parallelFinds bounds the queries of one Lookup that are under way at once.
-const parallelFinds = 8
+const (
+	// parallelFinds bounds the queries of one Lookup that are under way at once.
+	parallelFinds = 8
+	// perFind bounds the values of one $in.
+	perFind = 500
+)
 
 // Checkpoint returns a partition's checkpoint.
 func (s *Store) Checkpoint(ctx context.Context, partition int32) (contracts.Checkpoint, bool, error) {
@@ -53,22 +56,19 @@ func (s *Store) Checkpoints(ctx context.Context) ([]contracts.Checkpoint, error)
 	return all, nil
 }
 
-// Lookup answers identities by the hundred, or by fewer where the server is slow at that, and each head by a query of its
-// own, several at a time.
+// Lookup answers by the hundred.
 func (s *Store) Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error) {
 	foundEntries = make([]roomlog.Found, len(entries))
 	foundHeads = make([]roomlog.Found, len(heads))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelFinds)
-	for from, to := 0, 0; from < len(entries); from = to {
-		to = min(from+s.pace.size(), len(entries))
+	for from := 0; from < len(entries); from += perFind {
+		to := min(from+perFind, len(entries))
 		g.Go(func() error { return s.findEntries(ctx, entries[from:to], foundEntries[from:to]) })
 	}
-	for i, q := range heads {
-		g.Go(func() (err error) {
-			foundHeads[i], err = s.newestBelow(ctx, q)
-			return err
-		})
+	for from := 0; from < len(heads); from += perFind {
+		to := min(from+perFind, len(heads))
+		g.Go(func() error { return s.findHeads(ctx, heads[from:to], foundHeads[from:to]) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
@@ -77,8 +77,7 @@ func (s *Store) Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads 
 }
 
 var placeOnly = bson.D{
-	{Key: "room", Value: 1}, {Key: "sender", Value: 1}, {Key: "key", Value: 1},
-	{Key: "seq", Value: 1}, {Key: "epoch", Value: 1}, {Key: "offset", Value: 1},
+	{Key: "identity", Value: 1}, {Key: "seq", Value: 1}, {Key: "epoch", Value: 1}, {Key: "offset", Value: 1},
 }
 
 func (r *row) found() roomlog.Found {
@@ -88,70 +87,101 @@ func (r *row) found() roomlog.Found {
 	}
 }
 
-func (s *Store) findEntries(ctx context.Context, queries []roomlog.EntryQuery, found []roomlog.Found) error {
-	branches := make(bson.A, len(queries))
-	for i, q := range queries {
-		branches[i] = bson.D{
-			{Key: "room", Value: string(q.Identity.Room)},
-			{Key: "sender", Value: string(q.Identity.Sender)},
-			{Key: "key", Value: q.Identity.Key.String()},
-		}
-	}
-	filter := branches[0]
-	if len(branches) > 1 {
-		filter = bson.D{{Key: "$or", Value: branches}}
-	}
-	var rows []row
-	began := time.Now()
-	cur, err := s.entries.Find(ctx, filter, options.Find().SetProjection(placeOnly))
+// in reads the documents whose field has one of the values. T is what of them is read.
+func in[T any](ctx context.Context, from *mongo.Collection, field string, values []string, only bson.D) (docs []T, err error) {
+	cur, err := from.Find(ctx, bson.D{{Key: field, Value: bson.D{{Key: "$in", Value: values}}}}, options.Find().SetProjection(only))
 	if err == nil {
-		err = cur.All(ctx, &rows)
+		err = cur.All(ctx, &docs)
 	}
-	if err == nil || mongo.IsTimeout(err) {
-		now := time.Now()
-		s.pace.note(len(queries), now.Sub(began), now)
+	return docs, err
+}
+
+func (s *Store) findEntries(ctx context.Context, queries []roomlog.EntryQuery, found []roomlog.Found) error {
+	ids := make([]string, len(queries))
+	for i, q := range queries {
+		ids[i] = identity(q.Identity)
 	}
+	rows, err := in[row](ctx, s.entries, "identity", ids, placeOnly)
 	if err != nil {
 		return fmt.Errorf("look up %d keys: %w", len(queries), err)
 	}
-	type identity struct{ room, sender, key string }
-	byIdentity := make(map[identity]*row, len(rows))
+	byIdentity := make(map[string]roomlog.Found, len(rows))
 	for i := range rows {
-		byIdentity[identity{rows[i].Room, rows[i].Sender, rows[i].Key}] = &rows[i]
+		byIdentity[rows[i].Identity] = rows[i].found()
 	}
 	for i, q := range queries {
-		id := q.Identity
-		r := byIdentity[identity{string(id.Room), string(id.Sender), id.Key.String()}]
-		if r != nil && r.found().Position.Less(q.Before) {
-			found[i] = r.found()
+		if f, ok := byIdentity[ids[i]]; ok && f.Position.Less(q.Before) {
+			found[i] = f
 		}
 	}
 	return nil
 }
 
-// newestBelow asks within the bound's epoch first: one step in an index. Rows of earlier epochs are below any bound of
-// this one.
-func (s *Store) newestBelow(ctx context.Context, q roomlog.HeadQuery) (roomlog.Found, error) {
-	room := bson.E{Key: "room", Value: string(q.Room)}
-	for _, filter := range []bson.D{
-		{room, {Key: "epoch", Value: int64(q.Before.Epoch)}, {Key: "offset", Value: bson.D{{Key: "$lt", Value: q.Before.Offset}}}},
-		{room, {Key: "epoch", Value: bson.D{{Key: "$lt", Value: int64(q.Before.Epoch)}}}},
-	} {
-		var r row
-		err := s.entries.FindOne(ctx, filter, options.FindOne().
-			SetSort(bson.D{{Key: "epoch", Value: -1}, {Key: "offset", Value: -1}}).
-			SetProjection(placeOnly)).Decode(&r)
-		if err == nil {
-			return r.found(), nil
-		}
-		if !errors.Is(err, mongo.ErrNoDocuments) {
-			return roomlog.Found{}, fmt.Errorf("look up the head of room %s: %w", q.Room, err)
-		}
-		if q.Before.Epoch <= 1 {
-			break
+// findHeads reads up to which seq the rooms may have rows, and those rows. The row is the answer if it is there and below
+// the bound; a room for which it is not, because the persister is ahead of who asks, or died between the two writes, is
+// searched.
+func (s *Store) findHeads(ctx context.Context, queries []roomlog.HeadQuery, found []roomlog.Found) error {
+	names := make([]string, len(queries))
+	for i, q := range queries {
+		names[i] = string(q.Room)
+	}
+	docs, err := in[roomDoc](ctx, s.rooms, "_id", names, bson.D{{Key: "seq", Value: 1}})
+	if err != nil {
+		return fmt.Errorf("look up the seq of %d rooms: %w", len(queries), err)
+	}
+	tops := make(map[string]string, len(docs)) // the room's highest row id
+	ids := make([]string, 0, len(docs))
+	for _, d := range docs {
+		if d.Seq > 0 {
+			tops[d.ID] = rowID(contracts.RoomID(d.ID), contracts.Seq(d.Seq))
+			ids = append(ids, tops[d.ID])
 		}
 	}
-	return roomlog.Found{}, nil
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := in[row](ctx, s.entries, "_id", ids, placeOnly)
+	if err != nil {
+		return fmt.Errorf("look up the heads of %d rooms: %w", len(ids), err)
+	}
+	byID := make(map[string]roomlog.Found, len(rows))
+	for i := range rows {
+		byID[rows[i].ID] = rows[i].found()
+	}
+	for i, q := range queries {
+		top, ok := tops[names[i]]
+		if !ok {
+			continue
+		}
+		if found[i], ok = byID[top]; ok && found[i].Position.Less(q.Before) {
+			continue
+		}
+		if found[i], err = s.newestBelow(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newestBelow walks the room's rows down to the first one below the bound.
+func (s *Store) newestBelow(ctx context.Context, q roomlog.HeadQuery) (roomlog.Found, error) {
+	var r row
+	err := s.entries.FindOne(ctx,
+		bson.D{
+			{Key: "_id", Value: bson.D{{Key: "$gte", Value: rowID(q.Room, 0)}, {Key: "$lte", Value: rowID(q.Room, contracts.MaxInt)}}},
+			{Key: "$or", Value: bson.A{
+				bson.D{{Key: "epoch", Value: bson.D{{Key: "$lt", Value: int64(q.Before.Epoch)}}}},
+				bson.D{{Key: "epoch", Value: int64(q.Before.Epoch)}, {Key: "offset", Value: bson.D{{Key: "$lt", Value: q.Before.Offset}}}},
+			}},
+		},
+		options.FindOne().SetSort(bson.D{{Key: "_id", Value: -1}}).SetProjection(placeOnly)).Decode(&r)
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return roomlog.Found{}, nil
+	}
+	if err != nil {
+		return roomlog.Found{}, fmt.Errorf("look up the head of room %s: %w", q.Room, err)
+	}
+	return r.found(), nil
 }
 
 // Page returns entries of a room, ascending. It walks the _id index.

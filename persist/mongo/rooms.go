@@ -14,6 +14,14 @@ import (
 // kindPublic is the kind of rooms that nobody created.
 const kindPublic = "public"
 
+// roomDoc is a document of the rooms collection. Its seq is findHeads' alone.
+type roomDoc struct {
+	ID   string `bson:"_id"`
+	Kind string `bson:"kind"`
+	Name string `bson:"name,omitempty"`
+	Seq  int64  `bson:"seq,omitempty"`
+}
+
 // memberDoc is a document of the members collection.
 type memberDoc struct {
 	ID    string `bson:"_id"`
@@ -135,7 +143,7 @@ type deadDoc struct {
 // Bury keeps an undecodable record.
 func (s *Store) Bury(ctx context.Context, d store.DeadLetter) error {
 	_, err := s.dead.InsertOne(ctx, deadDoc{
-		ID:        fmt.Sprintf("%05d:%010d:%019d", d.Partition, d.Position.Epoch, d.Position.Offset),
+		ID:        place(d.Partition, d.Position),
 		Partition: d.Partition, Epoch: int64(d.Position.Epoch), Offset: d.Position.Offset,
 		Reason: d.Reason, Value: bson.Binary{Data: d.Value},
 	})

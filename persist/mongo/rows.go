@@ -11,20 +11,22 @@ import (
 
 // row is an entry's document.
 type row struct {
-	ID      string      `bson:"_id"`
-	Room    string      `bson:"room"`
-	Seq     int64       `bson:"seq"`
-	Epoch   int64       `bson:"epoch"`
-	Offset  int64       `bson:"offset"`
-	Kind    string      `bson:"kind"`
-	Sender  string      `bson:"sender"`
-	Name    string      `bson:"name"`
-	Guest   bool        `bson:"guest,omitempty"`
-	Key     string      `bson:"key"`
-	Hash    bson.Binary `bson:"hash"`
-	Time    int64       `bson:"time"`
-	Text    string      `bson:"text"`
-	ReplyTo int64       `bson:"reply_to,omitempty"`
+	ID       string      `bson:"_id"`
+	Identity string      `bson:"identity"`
+	Place    string      `bson:"place"`
+	Room     string      `bson:"room"`
+	Seq      int64       `bson:"seq"`
+	Epoch    int64       `bson:"epoch"`
+	Offset   int64       `bson:"offset"`
+	Kind     string      `bson:"kind"`
+	Sender   string      `bson:"sender"`
+	Name     string      `bson:"name"`
+	Guest    bool        `bson:"guest,omitempty"`
+	Key      string      `bson:"key"`
+	Hash     bson.Binary `bson:"hash"`
+	Time     int64       `bson:"time"`
+	Text     string      `bson:"text"`
+	ReplyTo  int64       `bson:"reply_to,omitempty"`
 	// Meta is the JSON text as the client sent it: it goes out again byte for byte.
 	Meta string `bson:"meta,omitempty"`
 	// Refused says why the database did not take the content of this row, a tombstone.
@@ -35,8 +37,18 @@ func rowID(room contracts.RoomID, seq contracts.Seq) string {
 	return fmt.Sprintf("%s:%016d", room, seq)
 }
 
-func newRow(e *store.Entry) row {
+func identity(id contracts.Identity) string {
+	return string(id.Room) + ":" + string(id.Sender) + ":" + id.Key.String()
+}
+
+// place sorts as partitions and positions do.
+func place(partition int32, at contracts.Position) string {
+	return fmt.Sprintf("%05d:%010d:%019d", partition, at.Epoch, at.Offset)
+}
+
+func newRow(e *store.Entry, partition int32) row {
 	return row{
+		Identity: identity(e.Identity()), Place: place(partition, e.Position()),
 		ID: rowID(e.Room, e.Seq), Room: string(e.Room), Seq: int64(e.Seq), Epoch: int64(e.Epoch), Offset: e.Offset,
 		Kind: string(e.Kind), Sender: string(e.From.ID), Name: e.From.Name, Guest: e.From.Guest,
 		Key: e.Key.String(), Hash: bson.Binary{Data: e.Hash[:]}, Time: e.Stamp,

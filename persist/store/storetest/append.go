@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/roomlog"
 	"github.com/parley-chat/parley/persist/store"
 )
 
@@ -113,6 +114,11 @@ func testTripwire(t *testing.T, s suite) {
 			}
 			s.wantCheckpoint(t, at(3))
 		}
+	}
+	// A bulk that was refused has not moved the room's head, however high its seqs.
+	heads := []roomlog.HeadQuery{{Room: "lobby", Before: position(3, 0)}}
+	if _, got, err := s.Lookup(s.ctx, nil, heads); err != nil || got[0] != found(stored[2]) {
+		t.Errorf("the head of the room is %v, %v, want %v", got, err, found(stored[2]))
 	}
 	twice := entry("lobby", 4, 1, 10)
 	again := twice

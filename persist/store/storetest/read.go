@@ -54,8 +54,11 @@ func testLookupKeys(t *testing.T, s suite) {
 		want = append(want, c.want)
 	}
 	// Many of them, in a mixed order, some twice.
-	many := run("many", 250)
-	s.append(t, many, at(30), at(280))
+	many := make([]store.Entry, 250)
+	for i := range many {
+		many[i] = entry("many", contracts.Seq(i+1), 1, 100+int64(i))
+	}
+	s.append(t, many, at(30), at(350))
 	for i := range many {
 		e := many[i*7%len(many)]
 		queries = append(queries, roomlog.EntryQuery{Identity: e.Identity(), Before: position(1, 1000)})
