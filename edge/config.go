@@ -70,6 +70,8 @@ type Config struct {
 	AskTime time.Duration
 	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
 	InFlight int
+	// Limits is what clients may do in how much time. Default to off.
+	Limits Limits
 }
 
 func (c *Config) setDefaults() {
@@ -117,7 +119,7 @@ func (c *Config) Validate() error {
 	if c.Ping < 0 || c.Pong < 0 || c.Loops < 0 || c.MaxConnections < 0 {
 		return errors.New("edge: a setting is negative")
 	}
-	return nil
+	return c.Limits.validate()
 }
 
 // Deps is what an edge needs of others.

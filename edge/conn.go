@@ -58,6 +58,7 @@ type conn struct {
 	user    *contracts.Person
 	expires int64 // of the token, Unix milliseconds
 
+	sent   buckets // what the limits per second count
 	reader wire.Reader
 	rooms  []*local // the rooms it is in; see local.members
 	busy   *busy    // nil while idle
@@ -166,7 +167,12 @@ func (c *conn) readFrames(data []byte) {
 		case wire.OpText:
 			c.began = 0
 			c.request(ev.Payload)
+		case wire.OpPong:
+			c.admitControl(len(ev.Payload))
 		case wire.OpPing:
+			if !c.admitControl(len(ev.Payload)) {
+				break
+			}
 			c.write(wire.AppendControl(c.loop.out[:0], wire.OpPong, ev.Payload), false)
 		case wire.OpClose:
 			c.answerClose(ev.Code)

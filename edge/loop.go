@@ -69,7 +69,8 @@ type loop struct {
 	start  time.Time
 	lim    wire.Limits
 	early  wire.Limits // before connect is answered
-	more   bool        // the inbox is not empty
+	rates  rates
+	more   bool // the inbox is not empty
 	ending bool
 }
 
@@ -94,6 +95,7 @@ func newLoop(s *Server, index int) (*loop, error) {
 		buf:    make([]byte, readSize),
 		start:  time.Now(),
 		lim:    wire.Limits{MessageBytes: s.cfg.MessageBytes, Fragments: s.cfg.Fragments},
+		rates:  newRates(&s.cfg),
 	}
 	l.early = l.lim
 	l.early.MessageBytes = min(connectBytes, l.lim.MessageBytes)

@@ -26,6 +26,7 @@ type metrics struct {
 	rooms       prometheus.Gauge
 	unheard     prometheus.Gauge
 	asking      prometheus.Gauge
+	limited     [limits]prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -67,6 +68,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	requests := vec("requests_total", "op", "Requests of clients, by op.")
 	for _, op := range clientOps {
 		m.requests[op] = requests.WithLabelValues(string(op))
+	}
+	limited := vec("limited_total", "limit", "What was refused, dropped or closed because a limit was met, by limit.")
+	for l, name := range limitNames {
+		m.limited[l] = limited.WithLabelValues(name)
 	}
 	return m
 }

@@ -39,6 +39,9 @@ func (c *conn) request(payload []byte) {
 		return
 	}
 	req, bad := readRequest(payload)
+	if !c.admit(&req, len(payload)) {
+		return
+	}
 	if c.state == stateOpen && req.op != contracts.OpConnect {
 		if bad == nil {
 			bad = errNotConnected
@@ -187,6 +190,7 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 	ok.Ping = int(s.cfg.Ping / time.Second)
 	ok.Server.Node, ok.Server.Version = s.cfg.Node, s.cfg.Version
 	ok.Limits.FrameBytes, ok.Limits.Rooms = s.cfg.MessageBytes, s.cfg.MaxRooms
+	ok.Limits.FramesPerS = float64(s.cfg.Limits.FramesPerS)
 	body, err := contracts.Marshal(ok)
 	if err != nil {
 		c.fail(req, contracts.AsError(err))

@@ -29,19 +29,44 @@ type sends struct {
 
 func (q *sends) idle() bool { return len(q.asked) == 0 && len(q.queue) == 0 && q.stopped == nil }
 
-// post takes a send.
-func (c *conn) post(req *request) {
+// sendsTo returns the messages to a request's room; where there is no room for them it answers itself.
+func (c *conn) sendsTo(req *request) *sends {
 	b := c.work()
 	at := slices.IndexFunc(b.sends, func(q *sends) bool { return q.room == req.room })
 	if at < 0 && len(b.sends) >= c.loop.srv.cfg.MaxRooms {
 		c.fail(req, contracts.NewError(contracts.CodeTooManyRooms, "messages to too many rooms are waiting"))
-		return
+		return nil
 	}
 	if at < 0 {
 		at = len(b.sends)
 		b.sends = append(b.sends, &sends{room: req.room})
 	}
-	q := b.sends[at]
+	return b.sends[at]
+}
+
+// refuseSend answers a send that this edge does not take at the moment. Those before it are on their way and go on; those
+// behind it get the same answer.
+func (c *conn) refuseSend(req *request, bad *contracts.Error) {
+	q := c.sendsTo(req)
+	if q == nil {
+		return
+	}
+	if q.stopped != nil && req.key != q.key {
+		bad = q.stopped
+	} else {
+		q.stop(req, bad)
+	}
+	c.fail(req, bad)
+	c.forgetIdle(q)
+	c.rest()
+}
+
+// post takes a send.
+func (c *conn) post(req *request) {
+	q := c.sendsTo(req)
+	if q == nil {
+		return
+	}
 	if q.stopped != nil {
 		if req.key.IsZero() || req.key != q.key {
 			c.fail(req, q.stopped)
@@ -56,10 +81,19 @@ func (c *conn) post(req *request) {
 	c.pump(q)
 }
 
-// stop notes the answer to a message if what follows it must get the same.
-func (c *conn) stop(q *sends, req *request, bad *contracts.Error) {
-	if q.stopped == nil && bad.Code.Retryable() && !req.key.IsZero() {
-		q.stopped, q.key = bad, req.key
+// stop notes the answer to a message if what follows it must get the same, and reports whether it must.
+func (q *sends) stop(req *request, bad *contracts.Error) bool {
+	if !bad.Code.Retryable() || req.key.IsZero() {
+		return false
+	}
+	q.stopped, q.key = bad, req.key
+	return true
+}
+
+// forgetIdle gives up what is kept of a room where nothing waits.
+func (c *conn) forgetIdle(q *sends) {
+	if c.busy != nil && q.idle() {
+		c.busy.sends = slices.DeleteFunc(c.busy.sends, func(o *sends) bool { return o == q })
 	}
 }
 
@@ -116,6 +150,7 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 	if bad == nil && len(batch) > 1 && len(a.Batch) != len(batch) {
 		bad = errUnreadable
 	}
+	stopped := false // by this batch: a message behind it may have been refused meanwhile, which stops less
 	for i := range batch {
 		one, oneBad := a, bad
 		if bad == nil && len(batch) > 1 {
@@ -125,14 +160,14 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 			oneBad = errUnreadable
 		}
 		if oneBad != nil {
-			c.stop(q, &batch[i], oneBad)
+			stopped = stopped || q.stop(&batch[i], oneBad)
 			c.answer(&batch[i], nil, oneBad)
 		} else {
 			c.answer(&batch[i], one.OK, nil)
 		}
 	}
 	finished := len(batch)
-	if q.stopped != nil {
+	if stopped {
 		for i := range q.queue {
 			c.answer(&q.queue[i], nil, q.stopped)
 		}
@@ -140,9 +175,7 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 		q.queue = nil
 	}
 	c.pump(q)
-	if c.busy != nil && q.idle() {
-		c.busy.sends = slices.DeleteFunc(c.busy.sends, func(o *sends) bool { return o == q })
-	}
+	c.forgetIdle(q)
 	c.finish(finished)
 }
 

@@ -63,6 +63,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Portable = true
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, ask: deps.Ask, metrics: newMetrics(deps.Metrics)}
+	registerLimits(deps.Metrics, &s.cfg)
 	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics}
 	s.hub = newHub(s)
 	s.gone.srv = s
