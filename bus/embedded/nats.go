@@ -17,16 +17,24 @@ const (
 	stopTimeout  = 5 * time.Second
 )
 
-// NATS is a NATS server inside this process that listens on no port. It is itself what rpc.Config.InProcess wants. It
-// is safe for concurrent use.
+// NATS is a NATS server inside this process. It is itself what rpc.Config.InProcess wants. It is safe for concurrent
+// use.
 type NATS struct {
-	mu     sync.Mutex // guards server
+	listen bool // on a loopback port, for other processes
+
+	mu     sync.Mutex // guards what follows
 	server *server.Server
+	port   int // kept through Interrupt and Resume; −1: whichever is free
 }
 
-// StartNATS starts a server and returns once it takes connections. It fails when that lasts above 5 s.
-func StartNATS() (*NATS, error) {
-	n := &NATS{}
+// StartNATS starts a server that listens on no port, and returns once it takes connections. It fails when that lasts
+// above 5 s.
+func StartNATS() (*NATS, error) { return startNATS(&NATS{}) }
+
+// ListenNATS is StartNATS for other processes of this machine, too: the server also listens on a free loopback port.
+func ListenNATS() (*NATS, error) { return startNATS(&NATS{listen: true, port: server.RANDOM_PORT}) }
+
+func startNATS(n *NATS) (*NATS, error) {
 	if err := n.Resume(); err != nil {
 		return nil, err
 	}
@@ -42,6 +50,17 @@ func (n *NATS) InProcessConn() (net.Conn, error) {
 		return nil, errors.New("the embedded nats server is stopped")
 	}
 	return s.InProcessConn()
+}
+
+// URL is what rpc.Config.URL wants in another process; empty where the server does not listen. It stays the same through
+// Interrupt and Resume.
+func (n *NATS) URL() string {
+	if !n.listen {
+		return ""
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fmt.Sprintf("nats://127.0.0.1:%d", n.port)
 }
 
 // Interrupt stops the server, as an outage does: every connection ends. Resume ends the outage.
@@ -76,7 +95,9 @@ func (n *NATS) Resume() error {
 	}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "parley-embedded",
-		DontListen: true,
+		DontListen: !n.listen,
+		Host:       "127.0.0.1",
+		Port:       n.port,
 		NoSigs:     true,
 		NoLog:      true,
 	})
@@ -89,6 +110,9 @@ func (n *NATS) Resume() error {
 		return fmt.Errorf("start the embedded nats server: not ready after %s", startTimeout)
 	}
 	n.server = s
+	if at, ok := s.Addr().(*net.TCPAddr); ok {
+		n.port = at.Port
+	}
 	return nil
 }
 

@@ -50,6 +50,31 @@ func connect(t testing.TB, cfg rpc.Config) *rpc.NATS {
 	return n
 }
 
+// TestListening: a server for other processes is at one address through an outage.
+func TestListening(t *testing.T) {
+	n, err := embedded.ListenNATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	before := n.URL()
+	if err := n.Interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if n.URL() != before {
+		t.Errorf("the server was at %s and is at %s", before, n.URL())
+	}
+	if !connect(t, rpc.Config{URL: before}).Up() {
+		t.Errorf("nobody answers at %s", before)
+	}
+	if url := broker(t).URL(); url != "" {
+		t.Errorf("a server that listens nowhere is at %q", url)
+	}
+}
+
 func pair(t *testing.T, cfg rpc.Config) (rpc.Client, rpc.Server) {
 	// The server is registered last to be closed first: its stops run before.
 	return connect(t, cfg), connect(t, cfg)

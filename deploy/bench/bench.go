@@ -2,7 +2,7 @@
 // prints one table of what a CPU-second of the servers is worth, with the ratios. Machines differ and change from minute
 // to minute: only figures of one run may be compared.
 //
-//	go run ./deploy/bench                        floor, floor batched, an edge alone and `parley dev`, every case, medians of three
+//	go run ./deploy/bench                        floors, an edge alone, edges beside the rest, `parley dev`; every case, medians of three
 //	go run ./deploy/bench -peer name=URL[+URL]=PID[+PID]   a system that runs already, such as edges of `parley up`
 package main
 
@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -41,39 +40,46 @@ type settings struct {
 	peers       []string
 	cases       string
 	rounds      int
+	warmup      time.Duration
 	duration    time.Duration
 	connections int
 	pairs       int
 	verbose     bool
-	serve       string
+
+	serve  string // be a system, instead of comparing
+	listen string
+	first  string
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	s := settings{}
 	flags := flag.NewFlagSet("bench-system", flag.ContinueOnError)
-	flags.StringVar(&s.parley, "parley", "", "the parley program; built from ./deploy/parley by default, none for floors alone")
-	flags.StringVar(&s.own, "own", "single,batched,edge", "which peers of this program's own: floors, and an edge alone")
+	flags.StringVar(&s.parley, "parley", "", "the parley program; built from ./deploy/parley by default, none: without edges and dev")
+	flags.StringVar(&s.own, "own", "single,batched,edge,edges,dev", "which systems: two floors, an edge with a stand-in for the rest, edges beside the rest, everything in one process")
 	flags.Func("peer", "name=URL[+URL]=PID[+PID]: a system that runs already; may be repeated", func(v string) error {
 		s.peers = append(s.peers, v)
 		return nil
 	})
 	flags.StringVar(&s.cases, "cases", "connections,1x1000,100x100,pairs,1x1000-two,100x100-two", "which cases")
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds; medians are shown")
-	flags.DurationVar(&s.duration, "duration", 5*time.Second, "time measured per case")
+	flags.DurationVar(&s.warmup, "warmup", time.Second, "time before anything is measured, per case")
+	flags.DurationVar(&s.duration, "duration", 4*time.Second, "time measured per case")
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
 	flags.BoolVar(&s.verbose, "v", false, "show every run's own summary")
-	flags.StringVar(&s.serve, "serve", "", "be a peer: single or batched (floors), or edge (an edge alone)")
+	flags.StringVar(&s.serve, "serve", "", "be a system: single or batched (floors), or edge (an edge with a stand-in)")
+	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "address of that one")
+	flags.StringVar(&s.first, "first", "", "address of the first floor, where this is the second of two")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	started := func(addr string) { fmt.Fprintln(out, addr) }
+	ready := func(string) {} // who started this one sees that it listens
 	switch s.serve {
 	case "":
 	case "edge":
-		return alone.Serve(ctx, "127.0.0.1:0", started)
+		return alone.Serve(ctx, s.listen, ready)
 	default:
-		return floor.Serve(ctx, floor.Config{Listen: "127.0.0.1:0", Batched: s.serve == "batched"}, started)
+		return floor.Serve(ctx, floor.Config{Listen: s.listen, Batched: s.serve == "batched", First: s.first}, ready)
 	}
 	return s.compare(ctx, out)
 }
@@ -82,26 +88,26 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 type benchCase struct {
 	name, figure string
 	config       loadtest.Config
-	two          bool // needs two edges
+	edges        int
 	of           func(loadtest.Report) float64
 }
 
 func (s settings) allCases() []benchCase {
 	perCPU := func(r loadtest.Report) float64 { return r.Servers.PerCPUSecond }
-	fanout := func(name string, rooms, members, window int, two bool) benchCase {
-		return benchCase{name: name, figure: "deliveries per CPU-s", two: two, of: perCPU, config: loadtest.Config{
-			Scenario: loadtest.Fanout, Rooms: rooms, Members: members, Rate: loadtest.RateMax, Window: window, Warmup: time.Second, Duration: s.duration,
+	fanout := func(name string, rooms, members, window, edges int) benchCase {
+		return benchCase{name: name, figure: "deliveries per CPU-s", edges: edges, of: perCPU, config: loadtest.Config{
+			Scenario: loadtest.Fanout, Rooms: rooms, Members: members, Rate: loadtest.RateMax, Window: window, Warmup: s.warmup, Duration: s.duration,
 		}}
 	}
-	idle := loadtest.Config{Scenario: loadtest.Connect, Connections: s.connections, Members: 100, Warmup: time.Second, Duration: time.Second}
+	idle := loadtest.Config{Scenario: loadtest.Connect, Connections: s.connections, Members: 100, Warmup: s.warmup, Duration: time.Second}
 	return []benchCase{
-		{name: "connections", figure: "KiB per connection", config: idle, of: func(r loadtest.Report) float64 { return r.Servers.BytesPerConnection / 1024 }},
-		{name: "connections", figure: "connects per CPU-s", config: idle, of: func(r loadtest.Report) float64 { return r.Servers.ConnectsPerCPU }},
-		fanout("1x1000", 1, 1000, 16, false),
-		fanout("100x100", 100, 100, 4, false),
-		fanout("pairs", s.pairs, 2, 1, false),
-		fanout("1x1000-two", 1, 1000, 16, true),
-		fanout("100x100-two", 100, 100, 4, true),
+		{name: "connections", figure: "KiB per connection", config: idle, edges: 1, of: func(r loadtest.Report) float64 { return r.Servers.BytesPerConnection / 1024 }},
+		{name: "connections", figure: "connects per CPU-s", config: idle, edges: 1, of: func(r loadtest.Report) float64 { return r.Servers.ConnectsPerCPU }},
+		fanout("1x1000", 1, 1000, 16, 1),
+		fanout("100x100", 100, 100, 4, 1),
+		fanout("pairs", s.pairs, 2, 1, 1),
+		fanout("1x1000-two", 1, 1000, 16, 2),
+		fanout("100x100-two", 100, 100, 4, 2),
 	}
 }
 
@@ -115,31 +121,57 @@ func (s settings) compare(ctx context.Context, out io.Writer) error {
 	if len(cases) == 0 {
 		return fmt.Errorf("-cases %q: there is none of these", s.cases)
 	}
-	peers, err := s.start(ctx)
-	defer func() {
-		for _, p := range peers {
-			p.stop()
-		}
-	}()
+	dir, err := os.MkdirTemp("", "parley-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	program, err := s.build(ctx, dir)
 	if err != nil {
 		return err
 	}
-	t := newTable(cases, peers)
+	systems, err := s.systems(program)
+	if err != nil {
+		return err
+	}
+	t := newTable(cases, systems)
+	began := time.Now()
 	for round := range s.rounds {
-		for _, p := range peers {
-			if err := s.round(ctx, out, t, p, round); err != nil {
-				return err
+		for column, sys := range systems {
+			for edges := 1; edges <= 2; edges++ {
+				if err := s.visit(ctx, out, t, visit{round: round, column: column, system: sys, edges: edges}); err != nil {
+					return err
+				}
 			}
 		}
+		fmt.Fprintf(os.Stderr, "round %d of %d done after %s\n", round+1, s.rounds, time.Since(began).Round(time.Second))
 	}
 	return t.write(out)
 }
 
-// round takes one peer through all cases. Cases that look at the same run share it.
-func (s settings) round(ctx context.Context, out io.Writer, t *table, p *peer, number int) error {
+// visit is one system with one number of edges in one round.
+type visit struct {
+	round, column, edges int
+	system               system
+}
+
+// visit starts the system afresh, so that memory says something in every round, and takes it through the cases with so
+// many edges. Rows that look at the same run share it.
+func (s settings) visit(ctx context.Context, out io.Writer, t *table, v visit) error {
+	if !slices.ContainsFunc(t.cases, func(c benchCase) bool { return c.edges == v.edges }) {
+		return nil
+	}
+	p, err := v.system.start(ctx, v.edges)
+	if errors.Is(err, errNoSuch) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", v.system.name, err)
+	}
+	defer p.stop()
 	reports := map[string]loadtest.Report{}
-	for i, c := range t.cases {
-		if c.two != (p.edges == 2) {
+	for row, c := range t.cases {
+		if c.edges != v.edges {
 			continue
 		}
 		r, ok := reports[c.name]
@@ -148,24 +180,29 @@ func (s settings) round(ctx context.Context, out io.Writer, t *table, p *peer, n
 			config.PIDs, config.URLs, config.Plain = p.pids, p.urls, true
 			summary := io.Discard
 			if s.verbose {
+				fmt.Fprintf(out, "\n%s on %s\n", c.name, v.system.name)
 				summary = out
 			}
-			var err error
 			if r, err = loadtest.Run(ctx, config, summary); err != nil {
-				return fmt.Errorf("case %s on %s: %w", c.name, p.name, err)
+				return fmt.Errorf("case %s on %s: %w", c.name, v.system.name, err)
 			}
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
 			}
-			if code := r.ExitCode(); code != loadtest.ExitOK {
-				t.note(fmt.Sprintf("%s on %s, round %d: exit code %d: %s lost, ended %q", c.name, p.name, number+1, code, strconv.FormatInt(r.Ledger.Lost, 10), r.Ended))
-			}
-			if r.Generator.Bottleneck != "" {
-				t.note(fmt.Sprintf("%s on %s, round %d: the load tester was the bottleneck: %s", c.name, p.name, number+1, r.Generator.Bottleneck))
-			}
+			t.remark(c, v, r)
 			reports[c.name] = r
 		}
-		t.add(i, p, c.of(r), r.Timings["delivery"].P99)
+		t.add(row, v.column, c.of(r), r.Timings["delivery"].P99)
 	}
 	return nil
+}
+
+// remark notes what makes a run's figures doubtful.
+func (t *table) remark(c benchCase, v visit, r loadtest.Report) {
+	if code := r.ExitCode(); code != loadtest.ExitOK {
+		t.note(fmt.Sprintf("%s on %s, round %d: exit code %d: %d lost, ended %q", c.name, v.system.name, v.round+1, code, r.Ledger.Lost, r.Ended))
+	}
+	if r.Generator.Bottleneck != "" {
+		t.note(fmt.Sprintf("%s on %s, round %d: the load tester was the bottleneck: %s", c.name, v.system.name, v.round+1, r.Generator.Bottleneck))
+	}
 }

@@ -6,33 +6,30 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // table gathers the figures of all rounds.
 type table struct {
-	cases []benchCase
-	peers []*peer
-	cells map[cell]*samples
-	notes []string
+	cases   []benchCase
+	columns []system
+	cells   map[cell]*samples
+	notes   []string
 }
 
-type cell struct {
-	row  int
-	peer *peer
-}
+type cell struct{ row, column int }
 
 type samples struct{ figures, p99 []float64 }
 
-func newTable(cases []benchCase, peers []*peer) *table {
-	return &table{cases: cases, peers: peers, cells: map[cell]*samples{}}
+func newTable(cases []benchCase, columns []system) *table {
+	return &table{cases: cases, columns: columns, cells: map[cell]*samples{}}
 }
 
-func (t *table) add(row int, p *peer, figure, p99 float64) {
-	c := t.cells[cell{row, p}]
+func (t *table) add(row, column int, figure, p99 float64) {
+	c := t.cells[cell{row, column}]
 	if c == nil {
 		c = &samples{}
-		t.cells[cell{row, p}] = c
+		t.cells[cell{row, column}] = c
 	}
 	c.figures, c.p99 = append(c.figures, figure), append(c.p99, p99)
 }
@@ -48,48 +45,77 @@ func median(values []float64) float64 {
 	return (sorted[n/2-1] + sorted[n/2]) / 2
 }
 
-// write prints medians, and in parentheses the ratio to the first peer.
+// write prints medians as a Markdown table whose source can be read as well, and behind each figure the ratio to every
+// floor left of it.
 func (t *table) write(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	head := []string{"case", "figure"}
-	for _, p := range t.peers {
-		head = append(head, p.name)
+	for _, s := range t.columns {
+		head = append(head, s.name)
 	}
-	fmt.Fprintln(w, strings.Join(head, "\t"))
+	rows := [][]string{head}
 	for i, c := range t.cases {
 		row := []string{c.name, c.figure}
-		base := t.cells[cell{i, t.peers[0]}]
-		for _, p := range t.peers {
-			row = append(row, t.cells[cell{i, p}].text(base, p == t.peers[0]))
+		for column := range t.columns {
+			row = append(row, t.text(i, column))
 		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+		rows = append(rows, row)
 	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("write the table: %w", err)
+	width := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, text := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(text))
+		}
+	}
+	dashes := make([]string, len(width))
+	for i, n := range width {
+		dashes[i] = strings.Repeat("-", n)
+	}
+	var b strings.Builder
+	for _, row := range slices.Insert(rows, 1, dashes) {
+		for i, text := range row {
+			b.WriteString("| " + text + strings.Repeat(" ", width[i]-utf8.RuneCountInString(text)) + " ")
+		}
+		b.WriteString("|\n")
+	}
+	if len(t.columns) > 1 {
+		b.WriteString("\nIn parentheses: the ratio to each floor, from left to right.\n")
 	}
 	for _, n := range t.notes {
-		fmt.Fprintln(out, "note:", n)
+		b.WriteString("note: " + n + "\n")
+	}
+	if _, err := io.WriteString(out, b.String()); err != nil {
+		return fmt.Errorf("write the table: %w", err)
 	}
 	return nil
 }
 
-func (s *samples) text(base *samples, isBase bool) string {
-	if s == nil {
+func (t *table) text(row, column int) string {
+	here := t.cells[cell{row, column}]
+	if here == nil {
 		return "–"
 	}
-	m := median(s.figures)
+	m := median(here.figures)
 	text := figure(m)
-	if !isBase && base != nil && median(base.figures) > 0 {
-		text += fmt.Sprintf(" (× %.2f)", m/median(base.figures))
+	var ratios []string
+	for i, s := range t.columns[:column] {
+		if base := t.cells[cell{row, i}]; s.floor && base != nil && median(base.figures) > 0 {
+			ratios = append(ratios, fmt.Sprintf("× %.2f", m/median(base.figures)))
+		}
 	}
-	if p := median(s.p99); p > 0 {
-		text += fmt.Sprintf(" p99 %s ms", figure(p))
+	if len(ratios) > 0 {
+		text += " (" + strings.Join(ratios, ", ") + ")"
+	}
+	if p := median(here.p99); p > 0 {
+		text += " p99 " + figure(p) + " ms"
 	}
 	return text
 }
 
 func figure(x float64) string {
-	if math.Abs(x) >= 1000 {
+	switch {
+	case math.Abs(x) >= 100_000:
+		return fmt.Sprintf("%.0f k", x/1000)
+	case math.Abs(x) >= 1000:
 		return fmt.Sprintf("%.1f k", x/1000)
 	}
 	return fmt.Sprintf("%.3g", x)

@@ -36,7 +36,8 @@ type devCmd struct {
 	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept. Defaults to .parley."`
 	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
 	Fsync     bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
-	Edges     int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen."`
+	Edges     int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen. 0 with --write: edges run as processes of their own."`
+	Write     string `name:"write" env:"PARLEY_WRITE" placeholder:"FILE" help:"Let other processes of this machine use the servers, and write their addresses to a file, for: . FILE && parley edge."`
 	Portable  bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 	clients   `embed:""`
 	process   `embed:""`
@@ -46,8 +47,11 @@ type devCmd struct {
 
 // Validate is called by the command line's parser.
 func (c *devCmd) Validate() error {
-	if c.Edges < 1 || c.Edges > 64 {
-		return fmt.Errorf("--edges %d: must be 1 to 64", c.Edges)
+	if c.Edges < 0 || c.Edges > 64 {
+		return fmt.Errorf("--edges %d: must be 0 to 64", c.Edges)
+	}
+	if c.Edges == 0 && c.Write == "" {
+		return errors.New("--edges 0: name a file with --write, by which the edges find the servers")
 	}
 	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
 }
@@ -67,6 +71,11 @@ func (c *devCmd) Run(ctx context.Context, s streams) (err error) {
 	if err := d.start(ctx); err != nil {
 		return stopped(ctx, err)
 	}
+	if c.Write != "" {
+		if err := d.share(); err != nil {
+			return err
+		}
+	}
 	d.banner(s.out, time.Since(began))
 	d.up.Store(true)
 	select {
@@ -81,14 +90,16 @@ func (c *devCmd) Run(ctx context.Context, s streams) (err error) {
 // dev is everything in one process. What was opened is closed in reverse order.
 type dev struct {
 	*devCmd
-	log    *slog.Logger
-	ops    *ops.Server
-	set    wire.Settings
-	class  journal.Durability
-	edges  []*edge.Server
-	failed chan struct{}
-	up     atomic.Bool // every part has started
-	undo   []func() error
+	log   *slog.Logger
+	ops   *ops.Server
+	set   wire.Settings
+	class journal.Durability
+	// natsURL is where other processes reach NATS; empty where they do not.
+	natsURL string
+	edges   []*edge.Server
+	failed  chan struct{}
+	up      atomic.Bool // every part has started
+	undo    []func() error
 }
 
 func (d *dev) later(f func() error) { d.undo = append(d.undo, f) }
@@ -131,6 +142,9 @@ func (d *dev) open(ctx context.Context) error {
 		}
 	}
 	// The port is looked at before anything is started: it is what most often is in the way.
+	if d.Edges == 0 {
+		d.Listen = "127.0.0.1:0"
+	}
 	if ln, err := net.Listen("tcp", d.Listen); err != nil {
 		return fmt.Errorf("port %s is in use: stop what uses it, or choose another with --listen", d.Listen)
 	} else if err := ln.Close(); err != nil {
@@ -155,6 +169,7 @@ func (d *dev) open(ctx context.Context) error {
 		Names: d.names(), Partitions: d.Partitions, Version: version(), Ops: d.ops, Log: d.log,
 		NATS: rpc.Config{URL: d.NATSURL}, Redis: fanout.Config{URL: d.RedisURL}, Kafka: d.kafka(),
 	}
+	d.natsURL = d.NATSURL
 	if len(d.KafkaBrokers) == 0 {
 		d.set.Partitions = contracts.EmbeddedPartitions
 	}
@@ -196,6 +211,9 @@ func (d *dev) start(ctx context.Context) error {
 	}
 	if err := d.catchUp(ctx, disp, keep); err != nil {
 		return err
+	}
+	if d.Edges == 0 {
+		return nil
 	}
 	graphs := make([]*fx.App, d.Edges)
 	d.edges = make([]*edge.Server, d.Edges)
@@ -262,9 +280,18 @@ func (d *dev) catchUp(ctx context.Context, disp *dispatch.Dispatcher, keep *sink
 }
 
 func (d *dev) banner(w io.Writer, took time.Duration) {
-	base := "http://" + d.edges[0].Addr()
-	if host, port, err := net.SplitHostPort(d.edges[0].Addr()); err == nil && (host == "::" || host == "0.0.0.0") {
-		base = "http://localhost:" + port
+	fmt.Fprintf(w, "Parley %s is up after %d ms.\n\n", version(), took.Milliseconds())
+	if len(d.edges) > 0 {
+		base := "http://" + d.edges[0].Addr()
+		if host, port, err := net.SplitHostPort(d.edges[0].Addr()); err == nil && (host == "::" || host == "0.0.0.0") {
+			base = "http://localhost:" + port
+		}
+		fmt.Fprintf(w, "  chat        %s/\n", base)
+		fmt.Fprintf(w, "  WebSocket   %s/v1/ws\n", strings.Replace(base, "http", "ws", 1))
+		fmt.Fprintf(w, "  API         %s/v1/\n", base)
+	}
+	if d.ops.Addr() != "" {
+		fmt.Fprintf(w, "  operators   http://%s/readyz?verbose\n", d.ops.Addr())
 	}
 	where := d.Data
 	if abs, err := filepath.Abs(where); err == nil {
@@ -273,20 +300,19 @@ func (d *dev) banner(w io.Writer, took time.Duration) {
 	if d.Ephemeral {
 		where = "nowhere (--ephemeral)"
 	}
-	fmt.Fprintf(w, "Parley %s is up after %d ms.\n\n", version(), took.Milliseconds())
-	fmt.Fprintf(w, "  chat        %s/\n", base)
-	fmt.Fprintf(w, "  WebSocket   %s/v1/ws\n", strings.Replace(base, "http", "ws", 1))
-	fmt.Fprintf(w, "  API         %s/v1/\n", base)
-	if d.ops.Addr() != "" {
-		fmt.Fprintf(w, "  operators   http://%s/readyz?verbose\n", d.ops.Addr())
-	}
 	fmt.Fprintf(w, "  data        %s\n", where)
 	fmt.Fprintf(w, "  survives    %s\n", survives(d.class))
-	tabs := "Open the chat in two tabs"
-	if d.Edges > 1 {
-		tabs += ": they land on two different edges"
+	if d.Write != "" {
+		fmt.Fprintf(w, "  an edge     . %s && parley edge --ops off\n", d.Write)
 	}
-	fmt.Fprintf(w, "\n%s. Ctrl-C stops.\n", tabs)
+	switch {
+	case len(d.edges) == 0:
+		fmt.Fprintf(w, "\nNobody can connect before an edge runs. Ctrl-C stops.\n")
+	case len(d.edges) == 1:
+		fmt.Fprintf(w, "\nOpen the chat in two tabs. Ctrl-C stops.\n")
+	default:
+		fmt.Fprintf(w, "\nOpen the chat in two tabs: they land on two different edges. Ctrl-C stops.\n")
+	}
 }
 
 // survives tells a durability class to a person.

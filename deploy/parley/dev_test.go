@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +20,50 @@ func startDev(t *testing.T, args ...string) (url string) {
 	dev.start()
 	dev.ready(ops)
 	return "ws://" + addr + "/v1/ws"
+}
+
+// TestEdgesApart: an edge that is a process of its own serves on the servers inside dev, by what dev wrote down.
+func TestEdgesApart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "servers.env")
+	ops := freeAddr(t)
+	dev := newProc(t, "dev", nil, "dev", "--ephemeral", "--edges", "0", "--write", file, "--ops", ops, "--log-level", "warn")
+	dev.start()
+	dev.ready(ops)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var env []string
+	for line := range strings.Lines(string(text)) {
+		env = append(env, strings.ReplaceAll(strings.TrimPrefix(strings.TrimSpace(line), "export "), "'", ""))
+	}
+	addr, edgeOps := freeAddr(t), freeAddr(t)
+	apart := newProc(t, "edge", env, "edge", "--listen", addr, "--ops", edgeOps, "--log-level", "warn")
+	apart.start()
+	apart.ready(edgeOps)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	heard := make(chan client.Event, 16)
+	c, err := client.Dial(ctx, client.Config{URL: "ws://" + addr + "/v1/ws", Guest: "Ada", OnEvent: func(e client.Event) {
+		if e.Kind == string(contracts.KindMessage) {
+			heard <- e
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Join(ctx, "garden", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Send(ctx, "garden", "hi"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-heard:
+	case <-ctx.Done():
+		t.Fatal("the message did not come back")
+	}
 }
 
 // TestQuitEverywhere: a person who gives up a membership hears no more of the room on any connection, on any edge.

@@ -13,12 +13,16 @@ import (
 // embed starts, inside this process, each server that no URL was given for.
 func (d *dev) embed(dir string) error {
 	if d.NATSURL == "" {
-		n, err := embedded.StartNATS()
+		start := embedded.StartNATS
+		if d.Write != "" {
+			start = embedded.ListenNATS
+		}
+		n, err := start()
 		if err != nil {
 			return err
 		}
 		d.later(n.Close)
-		d.set.NATS.InProcess = n
+		d.set.NATS.InProcess, d.natsURL = n, n.URL()
 	}
 	if d.RedisURL == "" {
 		r, err := embedded.StartRedis()

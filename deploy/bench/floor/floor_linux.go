@@ -22,6 +22,8 @@ type Config struct {
 	Listen string
 	// Batched writes once per connection what one round of the loop has for it, instead of once per message.
 	Batched bool
+	// First is the address of the first floor where this is the second of two, which share their rooms. Defaults to none.
+	First string
 }
 
 type server struct {
@@ -31,7 +33,10 @@ type server struct {
 	conns  []*conn // by descriptor
 	rooms  map[string]*room
 	dirty  []*room // rooms with something in batch
-	buf    []byte
+	link   *conn   // to the other floor; nil: there is none
+	// passing is what this round has for the other floor.
+	passing []byte
+	buf     []byte
 }
 
 type conn struct {
@@ -59,6 +64,11 @@ func Serve(ctx context.Context, cfg Config, ready func(addr string)) error {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
 	}
 	defer s.close()
+	if cfg.First != "" {
+		if err := s.dial(ctx); err != nil {
+			return err
+		}
+	}
 	ready(addr)
 	events := make([]unix.EpollEvent, 512)
 	for ctx.Err() == nil {
@@ -70,6 +80,9 @@ func Serve(ctx context.Context, cfg Config, ready func(addr string)) error {
 			s.serve(int(e.Fd), e.Events)
 		}
 		s.flush()
+		if cfg.First != "" && s.link == nil {
+			return errLink
+		}
 	}
 	return nil
 }
@@ -140,14 +153,20 @@ func (s *server) accept() {
 			return
 		}
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		for len(s.conns) <= fd {
-			s.conns = append(s.conns, nil)
-		}
-		s.conns[fd] = &conn{fd: fd}
-		if s.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN) != nil {
-			s.drop(s.conns[fd])
-		}
+		s.add(fd)
 	}
+}
+
+func (s *server) add(fd int) *conn {
+	for len(s.conns) <= fd {
+		s.conns = append(s.conns, nil)
+	}
+	c := &conn{fd: fd}
+	s.conns[fd] = c
+	if s.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN) != nil {
+		s.drop(c)
+	}
+	return c
 }
 
 func (s *server) drop(c *conn) {
@@ -158,6 +177,9 @@ func (s *server) drop(c *conn) {
 				break
 			}
 		}
+	}
+	if c == s.link {
+		s.link = nil
 	}
 	s.conns[c.fd] = nil
 	unix.Close(c.fd)
@@ -223,8 +245,11 @@ func (s *server) consume(c *conn, data []byte) (used int) {
 		payload := data[start : start+int(h.Length)]
 		used = start + len(payload)
 		ws.Cipher(payload, h.Mask, 0)
-		if h.OpCode == ws.OpText {
+		switch {
+		case h.OpCode == ws.OpText:
 			s.request(c, payload)
+		case h.OpCode == ws.OpBinary && c == s.link:
+			s.passed(payload)
 		}
 	}
 	return used
@@ -244,11 +269,7 @@ func (s *server) request(c *conn, payload []byte) {
 	case "connect":
 		s.reply(c, id, `{"user":{"id":"u","name":"u"},"ping":0,"limits":{},"durability":"none","server":{"name":"floor","version":"1","node":"floor"}}`)
 	case "join":
-		r := s.rooms[name]
-		if r == nil {
-			r = &room{name: name}
-			s.rooms[name] = r
-		}
+		r := s.room(name)
 		// What waits for the room's members is written before there is one more: it was not meant for that one.
 		s.flush()
 		r.members = append(r.members, c)
@@ -259,11 +280,26 @@ func (s *server) request(c *conn, payload []byte) {
 			key, _ := q.Raw("key")
 			text, _ := q.Raw("text")
 			s.reply(c, id, `{"key":`+string(key)+`,"time":0}`)
-			s.broadcast(r, key, text)
+			if s.cfg.First != "" {
+				s.pass(sized([]byte(name)), sized(key), text)
+			} else {
+				s.broadcast(r, key, text)
+			}
 		}
+	case "link":
+		s.link = c
 	default:
 		s.reply(c, id, `{}`)
 	}
+}
+
+func (s *server) room(name string) *room {
+	r := s.rooms[name]
+	if r == nil {
+		r = &room{name: name}
+		s.rooms[name] = r
+	}
+	return r
 }
 
 func (s *server) reply(c *conn, id []byte, ok string) {
@@ -274,9 +310,18 @@ func (s *server) reply(c *conn, id []byte, ok string) {
 
 func frame(text string) []byte { return ws.MustCompileFrame(ws.NewTextFrame([]byte(text))) }
 
+// broadcast gives a message its number and sends it to all members, here and there.
 func (s *server) broadcast(r *room, key, text []byte) {
 	r.seq++
 	f := frame(`{"event":"message","room":"` + r.name + `","seq":` + strconv.Itoa(r.seq) + `,"epoch":1,"time":0,"from":{"id":"u","name":"u"},"key":` + string(key) + `,"text":` + string(text) + `}`)
+	s.tell(r, f)
+	if s.link != nil {
+		s.pass(sized([]byte(r.name)), f)
+	}
+}
+
+// tell sends a frame to the members here, batched: with the others of this round.
+func (s *server) tell(r *room, f []byte) {
 	if s.cfg.Batched {
 		if len(r.batch) == 0 {
 			s.dirty = append(s.dirty, r)
@@ -294,6 +339,10 @@ func (s *server) flush() {
 		r.batch = r.batch[:0]
 	}
 	s.dirty = s.dirty[:0]
+	if len(s.passing) > 0 && s.link != nil {
+		s.send(s.link, s.passing)
+	}
+	s.passing = s.passing[:0]
 }
 
 func (s *server) sendAll(r *room, b []byte) {

@@ -11,6 +11,7 @@ import (
 type Config struct {
 	Listen  string
 	Batched bool
+	First   string
 }
 
 // Serve works on Linux alone: it is about epoll.
