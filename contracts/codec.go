@@ -35,6 +35,8 @@ func EncodeRecord(r *Record) ([]byte, error) {
 		return nil, fmt.Errorf("encode record for room %s: number out of range", r.Room)
 	case len(r.Meta) > 0 && !validInside(r.Meta):
 		return nil, fmt.Errorf("encode record for room %s: meta is no JSON object", r.Room)
+	case r.Told.ID > MaxInt || r.Told.ID != 0 && !ValidID(string(r.Told.Node)):
+		return nil, fmt.Errorf("encode record for room %s: bad connection", r.Room)
 	}
 	value := make([]byte, 0, 192+len(r.Text)+len(r.Text)/8+len(r.From.Name)+len(r.Meta))
 	value = append(value, recordMagic, LogVersion)
@@ -59,6 +61,13 @@ func EncodeRecord(r *Record) ([]byte, error) {
 	if len(r.Meta) > 0 {
 		value = append(value, `,"meta":`...)
 		value = append(value, r.Meta...)
+	}
+	if r.Told.ID != 0 {
+		value = append(value, `,"told":{"node":"`...)
+		value = append(value, r.Told.Node...)
+		value = append(value, `","conn":`...)
+		value = strconv.AppendUint(value, r.Told.ID, 10)
+		value = append(value, '}')
 	}
 	value = append(value, '}')
 	if len(value) > MaxRecordBytes {
@@ -90,13 +99,13 @@ func DecodeRecord(value []byte, partition int32, partitions int) (Record, error)
 
 // decode reads a record's JSON: strict as a client's, every field of the right type, unknown fields ignored.
 func (r *Record) decode(body []byte) error {
-	fields := make([]field, 0, 12) // of the record and of "from"
-	o, err := parseObject(body, fields[:0:8])
+	fields := make([]field, 0, 16) // of the record, of "from" and of "told"
+	o, err := parseObject(body, fields[:0:9])
 	if err != nil {
 		return err
 	}
 	person, _ := o.Raw("from")
-	from, err := parseObject(person, fields[8:8])
+	from, err := parseObject(person, fields[9:9:13])
 	if err != nil {
 		return fmt.Errorf("from: %w", err)
 	}
@@ -136,7 +145,24 @@ func (r *Record) decode(body []byte) error {
 		}
 		r.Meta = bytes.Clone(meta)
 	}
+	if told, ok := o.Raw("told"); ok {
+		r.Told = decodeTold(told, fields[13:13])
+	}
 	return nil
+}
+
+// decodeTold reads who is told. What cannot be read is nobody: it must not decide whether a record gets a number.
+func decodeTold(body []byte, fields []field) Conn {
+	o, err := parseObject(body, fields)
+	if err != nil {
+		return Conn{}
+	}
+	node, _, errNode := o.String("node")
+	id, _, errID := o.Int("conn")
+	if errNode != nil || errID != nil || id == 0 || !ValidID(node) {
+		return Conn{}
+	}
+	return Conn{Node: NodeID(node), ID: id}
 }
 
 // HashRecord returns the hash of a log record's bytes.

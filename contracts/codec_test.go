@@ -24,6 +24,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		{"every field", func(r *contracts.Record) {
 			r.ReplyTo = 12
 			r.Meta = json.RawMessage(`{"a":[1,{"b":null}],"c":"\ud800"}`)
+			r.Told = contracts.Conn{Node: "edge-1", ID: contracts.MaxInt}
 		}},
 		{"no text", func(r *contracts.Record) { r.Text = "" }},
 		{"no name, no guest", func(r *contracts.Record) { r.From = contracts.Person{ID: "u1"} }},
@@ -110,6 +111,8 @@ func TestEncodeRecordRefusesWhatCannotBeReadBack(t *testing.T) {
 		"meta not object": func(r *contracts.Record) { r.Meta = json.RawMessage(`[1]`) },
 		"meta twice":      func(r *contracts.Record) { r.Meta = json.RawMessage(`{"a":1,"a":2}`) },
 		"meta and more":   func(r *contracts.Record) { r.Meta = json.RawMessage(`{},"text":"other"`) },
+		"bad node":        func(r *contracts.Record) { r.Told = contracts.Conn{Node: "a.b", ID: 1} },
+		"bad connection":  func(r *contracts.Record) { r.Told = contracts.Conn{Node: "n", ID: contracts.MaxInt + 1} },
 		"too large":       func(r *contracts.Record) { r.Text = strings.Repeat("\x01", contracts.MaxRecordBytes/6) },
 	}
 	for name, change := range tests {
@@ -137,6 +140,8 @@ func TestDecodeRecordRefuses(t *testing.T) {
 	}{
 		{"good", "P\x01" + body, nil},
 		{"good with an unknown field", replace(`"time"`, `"colour":[1],"time"`), nil},
+		{"told nobody", replace(`"time"`, `"told":{"node":"a.b","conn":1},"time"`), nil},
+		{"told a number", replace(`"time"`, `"told":7,"time"`), nil},
 		{"empty", "", contracts.ErrUndecodable},
 		{"header only", "P\x01", contracts.ErrUndecodable},
 		{"one byte", "P", contracts.ErrUndecodable},

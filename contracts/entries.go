@@ -27,6 +27,9 @@ type Record struct {
 	Text    string          `json:"text,omitempty"`
 	ReplyTo Seq             `json:"reply_to,omitempty"`
 	Meta    json.RawMessage `json:"meta,omitempty"`
+	// Told is the connection that wants to hear when the record is stored; the zero value is none. It is no part of the
+	// entry.
+	Told Conn `json:"told,omitzero"`
 }
 
 // Identity is what makes two records the same message.

@@ -83,6 +83,10 @@ type HistoryOK struct {
 type SendOK struct {
 	Key  Key   `json:"key"`
 	Time int64 `json:"time"`
+	// State is logged or stored where the send asked for "ack":"stored"; else it is empty.
+	State string `json:"state,omitempty"`
+	// Seq is the message's once it is stored.
+	Seq Seq `json:"seq,omitempty"`
 }
 
 // StatusOK is the result of status.
@@ -138,6 +142,7 @@ type Event string
 const (
 	EventGap      Event = "gap"
 	EventReset    Event = "reset"
+	EventStored   Event = "stored"
 	EventLeft     Event = "left"
 	EventToken    Event = "token"
 	EventTyping   Event = "typing"

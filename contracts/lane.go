@@ -18,6 +18,8 @@ const (
 	EnvelopeEvent EnvelopeKind = 3
 	// EnvelopeLeft ends a person's listening to the room, on all connections that get it: User and the left event.
 	EnvelopeLeft EnvelopeKind = 4
+	// EnvelopeStored tells one connection that a message is stored: Except, Key and Seq. It has no Body.
+	EnvelopeStored EnvelopeKind = 5
 )
 
 // Envelope is what travels on a lane from a dispatcher or a worker to the edges. One lane message holds one or more.
@@ -26,18 +28,21 @@ type Envelope struct {
 	Room  RoomID
 	Epoch Epoch
 	Seq   Seq
-	// Except is the connection that must not get an ephemeral event, or that the person has left on; the zero value is none.
+	// Except is the connection that must not get an ephemeral event, or that the person has left on; the zero value is
+	// none. Of an EnvelopeStored it is the one connection that gets it.
 	Except Conn
 	// User is whom an EnvelopeLeft is about; other kinds have none.
 	User UserID
+	// Key is the message that an EnvelopeStored is about; other kinds have none.
+	Key Key
 	// Body is the client's frame in JSON.
 	Body []byte
 }
 
 // Conn names one connection in the whole installation.
 type Conn struct {
-	Node NodeID
-	ID   uint64
+	Node NodeID `json:"node"`
+	ID   uint64 `json:"conn"`
 }
 
 // ErrEnvelope marks a lane message that cannot be read.
@@ -46,7 +51,7 @@ var ErrEnvelope = errors.New("malformed lane message")
 // AppendEnvelope appends e in its binary form: the kind, then a length and that many bytes. Room, User and Except.Node
 // must be valid ids or empty.
 func AppendEnvelope(dst []byte, e *Envelope) []byte {
-	var inner [3*MaxIDLen + 32]byte
+	var inner [3*MaxIDLen + 48]byte
 	b := inner[:0]
 	b = append(b, byte(len(e.Room)))
 	b = append(b, e.Room...)
@@ -58,6 +63,9 @@ func AppendEnvelope(dst []byte, e *Envelope) []byte {
 	if e.Kind == EnvelopeLeft {
 		b = append(b, byte(len(e.User)))
 		b = append(b, e.User...)
+	}
+	if e.Kind == EnvelopeStored {
+		b = append(b, e.Key[:]...)
 	}
 	dst = append(dst, byte(e.Kind))
 	dst = binary.AppendUvarint(dst, uint64(len(b)+len(e.Body)))
@@ -109,6 +117,12 @@ func NextEnvelope(message []byte) (e Envelope, rest []byte, err error) {
 			return e, nil, ErrEnvelope
 		}
 		e.User, b = UserID(user), behind
+	}
+	if e.Kind == EnvelopeStored {
+		if len(b) < len(e.Key) {
+			return e, nil, ErrEnvelope
+		}
+		e.Key, b = Key(b[:len(e.Key)]), b[len(e.Key):]
 	}
 	e.Body = b
 	return e, rest, nil

@@ -20,6 +20,10 @@ func envelopes() []contracts.Envelope {
 			Except: contracts.Conn{Node: contracts.NodeID(strings.Repeat("n", 64)), ID: 1<<64 - 1},
 		},
 		{Kind: contracts.EnvelopeLeft, Room: "lobby", User: "ada", Except: contracts.Conn{Node: "edge-1", ID: 7}, Body: []byte(`{"event":"left"}`)},
+		{
+			Kind: contracts.EnvelopeStored, Room: "lobby", Epoch: 2, Seq: 9, Key: contracts.Key{1, 2, 15: 3},
+			Except: contracts.Conn{Node: "edge-1", ID: 7}, Body: []byte{},
+		},
 		{Kind: 200, Room: "r", Body: []byte{0, 255}}, // a kind of a later release
 	}
 }

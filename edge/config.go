@@ -66,6 +66,9 @@ type Config struct {
 	FrameTime time.Duration
 	// CloseTime is how long a peer has to take a close frame and answer it. Defaults to 2 s.
 	CloseTime time.Duration
+	// StoredTime is how long the reply to a send with "ack":"stored" waits for that, and how often it is asked for
+	// afterwards. Defaults to 4 s.
+	StoredTime time.Duration
 	// AskTime is the time that a worker has to answer. Defaults to 5 s.
 	AskTime time.Duration
 	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
@@ -105,6 +108,7 @@ func (c *Config) setDefaults() {
 	last(&c.ConnectTime, 5*time.Second)
 	last(&c.FrameTime, 30*time.Second)
 	last(&c.CloseTime, 2*time.Second)
+	last(&c.StoredTime, 4*time.Second)
 	last(&c.AskTime, 5*time.Second)
 }
 

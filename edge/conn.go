@@ -72,12 +72,13 @@ type busy struct {
 	waitSize int
 	sends    []*sends
 	pending  int // requests that are not answered
+	storing  []*storing
 	out      [][]byte
 	outSize  int
 }
 
 func (b *busy) idle() bool {
-	return len(b.head) == 0 && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0
+	return len(b.head) == 0 && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0 && len(b.storing) == 0
 }
 
 func (c *conn) work() *busy {
@@ -433,6 +434,7 @@ func (c *conn) startClosing() {
 		return
 	}
 	c.state = stateClosing
+	c.releaseAll()
 	c.leaveAll()
 	c.reader = wire.Reader{}
 	c.began = 0
@@ -468,6 +470,7 @@ func (c *conn) forget() {
 		l.srv.metrics.connections.Dec()
 		l.srv.open.Add(-1)
 	}
+	c.releaseAll()
 	c.leaveAll()
 	c.state = stateGone
 	c.unschedule()
@@ -515,7 +518,7 @@ func (c *conn) timeout() {
 			return
 		}
 	}
-	if !c.checkToken() {
+	if !c.checkToken() || !c.checkStoring() {
 		return
 	}
 	c.nextTimer()
@@ -562,6 +565,7 @@ func (c *conn) nextTimer() {
 		if left < time.Hour {
 			due = min(due, l.in(max(left, 0)))
 		}
+		due = min(due, c.nextStoring())
 	}
 	c.schedule(due)
 }

@@ -182,6 +182,10 @@ func (h *hub) Receive(lane contracts.Lane, body []byte) {
 			h.srv.metrics.malformed.Inc()
 			continue
 		}
+		if e.Kind == contracts.EnvelopeStored {
+			h.srv.stored(&e)
+			continue
+		}
 		sh.mu.Lock()
 		if r := sh.rooms[e.Room]; r != nil {
 			h.take(r, &e)

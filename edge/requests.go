@@ -24,6 +24,7 @@ type request struct {
 	room contracts.RoomID
 	key  contracts.Key // of a send; zero where there is none or it is no key
 	quit bool          // of a leave
+	safe *storing      // of a send whose reply waits until the message is stored
 	body []byte        // the whole JSON object
 }
 
@@ -123,6 +124,9 @@ func readRequest(payload []byte) (req request, bad *contracts.Error) {
 			if k, err := contracts.ParseKey(key); err == nil {
 				req.key = k
 			}
+		}
+		if ack, _, err := o.String("ack"); err == nil && ack == "stored" { // a worker refuses what is neither this nor "logged"
+			req.safe = &storing{}
 		}
 	case contracts.OpLeave:
 		if req.quit, _, err = o.Bool("quit"); err != nil {

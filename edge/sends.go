@@ -74,6 +74,15 @@ func (c *conn) post(req *request) {
 		}
 		q.stopped = nil
 	}
+	if bad := c.hold(req); bad != nil {
+		c.stop(q, req, bad)
+		c.fail(req, bad)
+		if c.busy != nil {
+			c.busy.sends = slices.DeleteFunc(c.busy.sends, (*sends).idle)
+			c.rest()
+		}
+		return
+	}
 	r := *req
 	r.body = bytes.Clone(req.body)
 	q.queue = append(q.queue, r)
@@ -162,6 +171,8 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 		if oneBad != nil {
 			stopped = stopped || q.stop(&batch[i], oneBad)
 			c.answer(&batch[i], nil, oneBad)
+		} else if batch[i].safe != nil {
+			c.logged(batch[i].safe, one.OK)
 		} else {
 			c.answer(&batch[i], one.OK, nil)
 		}
@@ -183,6 +194,7 @@ func (c *conn) answer(req *request, ok []byte, bad *contracts.Error) {
 	switch {
 	case c.state == stateGone || c.state == stateClosing:
 	case bad != nil:
+		c.release(req.safe)
 		c.fail(req, bad)
 	default:
 		c.reply(req, ok)

@@ -66,7 +66,6 @@ func TestBadInput(t *testing.T) {
 		{contracts.OpSend, `{"text":"a","meta":[]}`, bad, "meta"},
 		{contracts.OpSend, `{"text":"a","meta":"{}"}`, bad, "meta"},
 		{contracts.OpSend, `{"text":"a","meta":{"a":"` + strings.Repeat("x", 2048) + `"}}`, large, "meta"},
-		{contracts.OpSend, `{"text":"a","ack":"stored"}`, bad, "ack"},
 		{contracts.OpSend, `{"text":"a","ack":"never"}`, bad, "ack"},
 		{contracts.OpSend, `{"text":"a","ack":true}`, bad, "ack"},
 

@@ -117,7 +117,10 @@ func (w *Worker) parseSend(r *request, body []byte, now time.Time) (record contr
 	}
 	switch {
 	case has && ack == "stored":
-		return record, keyed, contracts.BadField("ack", "this server cannot wait for stored yet; ask for the status")
+		if r.Conn == 0 {
+			return record, keyed, contracts.BadField("ack", "only a WebSocket can wait for stored; ask for the status")
+		}
+		record.Told = contracts.Conn{Node: r.Node, ID: r.Conn}
 	case has && ack != "logged":
 		return record, keyed, contracts.BadField("ack", "ack must be logged or stored")
 	}

@@ -41,6 +41,19 @@ func TestSendLogsWhatWasSent(t *testing.T) {
 	})
 }
 
+// TestSendStored writes who is to be told into the record; HTTP has nobody.
+func TestSendStored(t *testing.T) {
+	f := newWorld(t, nil)
+	c := cmd(contracts.OpSend, `{"text":"a","ack":"stored"}`)
+	c.Node = "n1"
+	decode[contracts.SendOK](t, f.do(c))
+	if got, want := f.appended[0].Told, (contracts.Conn{Node: "n1", ID: 7}); got != want {
+		t.Errorf("told %+v, want %+v", got, want)
+	}
+	c.Conn = 0
+	wantErr(t, f.do(c), contracts.CodeBadRequest, "ack")
+}
+
 // send answers when the log has confirmed, never before.
 func TestSendWaitsForTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,5 +105,35 @@ func TestQuitEverywhere(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Fatal("the other connection was not told")
+	}
+}
+
+// TestStored: whoever asks for it hears, with the seq, that a message is stored; also of a retry, and also in a room that
+// nobody on the edge listens to.
+func TestStored(t *testing.T) {
+	url := startDev(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, client.Config{URL: url, Guest: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	key, err := contracts.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		raw, err := c.Request(ctx, contracts.OpSend, map[string]any{"room": "vault", "text": "keep this", "key": key, "ack": "stored"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got contracts.SendOK
+		if err := json.Unmarshal(raw, &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Key != key || got.State != "stored" || got.Seq != 1 {
+			t.Errorf("got %s", raw)
+		}
 	}
 }

@@ -136,7 +136,6 @@ func (c *persistCmd) Validate() error {
 func (c *persistCmd) Run(ctx context.Context, s streams) error {
 	needs := c.needs()
 	delete(needs, "NATS_URL")
-	delete(needs, "REDIS_URL")
 	if err := missing("persist", needs); err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ type sinkNeeds struct {
 	Kafka  journal.Config
 	Log    journal.Log
 	Store  sink.Store
+	Tell   fanout.Publisher
 	Logger *slog.Logger
 	Reg    prometheus.Registerer
 }
@@ -86,6 +87,6 @@ func sinkDeps(n sinkNeeds) sink.Deps {
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
 			return journal.NewConsumer(n.Kafka, n.Names.PersistGroup(), o, n.Logger)
 		},
-		Store: n.Store, Logger: n.Logger, Registerer: n.Reg,
+		Store: n.Store, Publisher: n.Tell, Logger: n.Logger, Registerer: n.Reg,
 	}
 }

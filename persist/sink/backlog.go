@@ -34,6 +34,7 @@ type item struct {
 	record  contracts.Record
 	decided bool
 	seq     contracts.Seq // 0 where there is no row to store
+	first   contracts.Seq // of a duplicate: the seq of what it repeats
 	dead    string        // why nobody can read it
 	value   []byte        // of a dead letter
 }
@@ -84,7 +85,9 @@ func (b *backlog) settle() {
 		}
 		it := &b.items[at]
 		it.decided = true
-		if !o.Duplicate {
+		if o.Duplicate {
+			it.first = o.Seq
+		} else {
 			it.seq = o.Seq
 		}
 	}
@@ -95,6 +98,7 @@ type bulk struct {
 	items      int // of the backlog's front
 	duplicates int
 	entries    []store.Entry
+	told       []contracts.Envelope // for who wants to know
 	dead       []store.DeadLetter
 	prev, next contracts.Checkpoint
 	full       bool
@@ -133,6 +137,12 @@ func (b *backlog) front(maxEntries, maxBytes int) *bulk {
 			})
 		default:
 			w.duplicates++
+		}
+		if it.record.Told.ID != 0 {
+			w.told = append(w.told, contracts.Envelope{
+				Kind: contracts.EnvelopeStored, Room: it.record.Room, Epoch: b.checkpoint.Epoch, Seq: max(it.seq, it.first),
+				Except: it.record.Told, Key: it.record.Key,
+			})
 		}
 	}
 	last := &b.items[n-1]

@@ -76,6 +76,7 @@ type process struct {
 	*sink.Sink
 	*memoryConsumer
 	store    *moodyStore
+	lanes    lanes
 	registry *prometheus.Registry
 	cancel   context.CancelFunc
 	done     chan struct{}
@@ -93,7 +94,7 @@ func (w *world) launch(p *process, ids ...int32) {
 	w.t.Helper()
 	p.registry, p.done = prometheus.NewRegistry(), make(chan struct{})
 	p.Sink = sink.New(w.cfg, sink.Deps{
-		Log: w.log, Store: p.store, Registerer: p.registry, Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
+		Log: w.log, Store: p.store, Publisher: &p.lanes, Registerer: p.registry, Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
 			p.memoryConsumer = w.log.consumer(names.PersistGroup(), o)
 			p.assign(ids...)

@@ -97,6 +97,7 @@ func (s *Sink) write(ctx context.Context, w *bulk) error {
 		return err
 	}
 	s.metrics.wrote(w, time.Since(began))
+	s.teller.add(w.told)
 	return nil
 }
 

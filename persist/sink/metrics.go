@@ -9,10 +9,10 @@ import (
 )
 
 type metrics struct {
-	entries, duplicates, dead, conflicts, dropped, trimmed prometheus.Counter
-	retries                                                *prometheus.CounterVec
-	bulk, seconds                                          prometheus.Histogram
-	all                                                    []prometheus.Collector
+	entries, duplicates, dead, conflicts, dropped, trimmed, untold prometheus.Counter
+	retries                                                        *prometheus.CounterVec
+	bulk, seconds                                                  prometheus.Histogram
+	all                                                            []prometheus.Collector
 }
 
 func newMetrics(s *Sink) *metrics {
@@ -35,6 +35,7 @@ func newMetrics(s *Sink) *metrics {
 		conflicts:  counter("conflicts_total", "Times that another persister moved a checkpoint first."),
 		dropped:    counter("dropped_batches_total", "Batches dropped because a backlog was full; they are read again."),
 		trimmed:    counter("trimmed_records_total", "Records deleted from the log because nobody needs them."),
+		untold:     counter("untold_total", "Connections that could not be told that their message is stored; their edges ask."),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "parley", Subsystem: "persist", Name: "retries_total", Help: "Calls of store or log that failed and were made again.",
 		}, []string{"call"}),
@@ -48,7 +49,7 @@ func newMetrics(s *Sink) *metrics {
 		}),
 	}
 	m.all = []prometheus.Collector{
-		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.retries, m.bulk, m.seconds,
+		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.retries, m.bulk, m.seconds,
 		gauge("lag_records", "Records of owned partitions that are not stored.", func(st Status) float64 { return float64(st.Lag()) }),
 		gauge("partitions", "Owned partitions.", func(Status) float64 { return 1 }),
 		gauge("alarms", "Owned partitions that stand still and need a person.", func(st Status) float64 {

@@ -32,6 +32,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/contracts/roomlog"
@@ -114,7 +115,9 @@ type Deps struct {
 	// Consume joins the consumer group Config.Group on behalf of an owner.
 	Consume func(journal.Owner) (journal.Consumer, error)
 	Store   Store
-	Logger  *slog.Logger
+	// Publisher tells connections that wait for it what is stored; nil where nobody is told.
+	Publisher fanout.Publisher
+	Logger    *slog.Logger
 	// Registerer takes the metrics while Run runs; nil for none.
 	Registerer prometheus.Registerer
 }
@@ -137,6 +140,7 @@ type Sink struct {
 	log     *slog.Logger
 	metrics *metrics
 	outage  outage
+	teller  *teller
 
 	mu       sync.Mutex // guards what follows
 	owned    map[int32]*partition
@@ -151,6 +155,7 @@ func New(cfg Config, deps Deps) *Sink {
 	s := &Sink{cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, owned: make(map[int32]*partition), attempts: make(map[int32]attempt)}
 	s.metrics = newMetrics(s)
 	s.outage = outage{log: s.log}
+	s.teller = newTeller(s)
 	return s
 }
 
@@ -171,6 +176,7 @@ func (s *Sink) Run(ctx context.Context) error {
 	}
 	var keeper sync.WaitGroup
 	keeper.Go(func() { s.keep(ctx) })
+	keeper.Go(func() { s.teller.run(ctx) })
 	s.poll(ctx, consumer)
 	keeper.Wait()
 	err = consumer.Close() // revokes, which flushes and commits
