@@ -72,6 +72,7 @@ func TestStoredIsTheReply(t *testing.T) {
 		c.sendStored(11, "a", 3)
 		q = w.worker.next(t, contracts.OpSend)
 		c.sendStored(12, "a", 3)
+		c.quiet()
 		w.ear.publish(storedOf(t, q, "a", 3, 8))
 		c.quiet()
 		q.ok(okOf(3))
