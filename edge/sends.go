@@ -75,12 +75,10 @@ func (c *conn) post(req *request) {
 		q.stopped = nil
 	}
 	if bad := c.hold(req); bad != nil {
-		c.stop(q, req, bad)
+		q.stop(req, bad)
 		c.fail(req, bad)
-		if c.busy != nil {
-			c.busy.sends = slices.DeleteFunc(c.busy.sends, (*sends).idle)
-			c.rest()
-		}
+		c.forgetIdle(q)
+		c.rest()
 		return
 	}
 	r := *req
