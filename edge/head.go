@@ -56,7 +56,7 @@ func (c *conn) upgrade(req *wire.Request, behind []byte) {
 // full reports why the server takes no WebSocket at the moment.
 func (s *Server) full() *wire.HTTPError {
 	switch {
-	case !s.up.Load():
+	case !s.up.Load() || s.partings.stage.Load() >= drainRefuses:
 		return &wire.HTTPError{Status: 503, Message: "this server is stopping", Header: "Retry-After: 1\r\n"}
 	case s.open.Load() >= int64(s.cfg.MaxConnections):
 		return &wire.HTTPError{Status: 503, Message: "no more connections here", Header: "Retry-After: 5\r\n"}

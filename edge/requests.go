@@ -271,8 +271,11 @@ func (c *conn) finish(n int) {
 		return
 	}
 	c.busy.pending -= n
+	if c.loop.srv.partings.stage.Load() != 0 {
+		c.loop.srv.partings.answered.Add(int64(n))
+	}
 	if c.busy.pending == 0 && c.loop.ending {
-		c.shut(contracts.CloseRestart, "the server restarts")
+		c.part()
 	}
 	c.resume()
 	c.rest()

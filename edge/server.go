@@ -47,10 +47,11 @@ type Server struct {
 	nextPeer atomic.Uint32
 	listener net.Listener
 
-	open   atomic.Int64 // WebSockets held
-	up     atomic.Bool  // from the end of Start until Shutdown
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // every goroutine but the loops'
+	open     atomic.Int64 // WebSockets held
+	up       atomic.Bool  // from the end of Start until Shutdown
+	partings partings
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup // every goroutine but the loops'
 }
 
 // New makes an edge that does nothing yet.
@@ -149,6 +150,8 @@ func (s *Server) Ready() error {
 	switch {
 	case !s.up.Load():
 		return errors.New("not running")
+	case s.partings.stage.Load() != 0:
+		return errors.New("draining: clients are being sent elsewhere")
 	case !s.ask.Up():
 		return errors.New("NATS is not connected")
 	case !s.hub.sub.Healthy():
@@ -159,7 +162,7 @@ func (s *Server) Ready() error {
 	return nil
 }
 
-// Shutdown stops accepting, lets requests finish for a while, closes every connection with 1012 and returns when all
+// Shutdown stops accepting, lets requests finish for a while, closes every connection with 1012, or 4450 where it drains, and returns when all
 // are closed or ctx has ended.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if !s.up.Swap(false) {
@@ -218,14 +221,14 @@ func (l *loop) finish() {
 		case c.state == stateHead:
 			c.close()
 		case c.busy == nil || c.busy.pending == 0:
-			c.shut(contracts.CloseRestart, "the server restarts")
+			c.part()
 		}
 	}
 }
 
 func (l *loop) shutAll() {
 	for _, c := range l.conns {
-		c.shut(contracts.CloseRestart, "the server restarts")
+		c.part()
 	}
 }
 
@@ -285,7 +288,7 @@ func (c *conn) begun(h *handoff) {
 	case c.state == stateHead:
 		c.close()
 	default:
-		c.shut(contracts.CloseRestart, "the server restarts")
+		c.part()
 	}
 }
 

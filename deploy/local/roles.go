@@ -64,7 +64,7 @@ func (rl *role) env(a addresses, secret string, more []string) []string {
 	}
 	env = append(env, "PARLEY_SECRET="+secret, "PARLEY_NODE="+rl.name, "PARLEY_OPS="+rl.ops.addr())
 	if rl.command == "edge" {
-		env = append(env, "PARLEY_LISTEN="+rl.listen.addr())
+		env = append(env, "PARLEY_LISTEN="+rl.listen.addr(), "PARLEY_DRAIN_LIMIT=1s") // all edges stop together: there is nowhere to move
 	}
 	if os.Getenv("PARLEY_LOG_FORMAT") == "" {
 		env = append(env, "PARLEY_LOG_FORMAT=text") // people read it here, though it comes through a pipe

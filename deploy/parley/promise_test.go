@@ -39,8 +39,8 @@ type got struct {
 	key contracts.Key
 }
 
-// newTraffic connects clients, in turn to each of the urls, and joins them to all rooms.
-func newTraffic(t *testing.T, urls []string, clients, rooms int) *traffic {
+// newTraffic connects clients, in turn to each of the urls, and joins them to all rooms. change may alter their configuration.
+func newTraffic(t *testing.T, urls []string, clients, rooms int, change ...func(*client.Config)) *traffic {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -53,7 +53,11 @@ func newTraffic(t *testing.T, urls []string, clients, rooms int) *traffic {
 	for i := range clients {
 		l := &listener{got: make(map[contracts.RoomID][]got)}
 		l.cond = sync.NewCond(&l.mu)
-		c, err := client.Dial(ctx, client.Config{URL: urls[i%len(urls)], Guest: fmt.Sprintf("guest %d", i), OnEvent: l.take})
+		cfg := client.Config{URL: urls[i%len(urls)], Guest: fmt.Sprintf("guest %d", i), OnEvent: l.take}
+		for _, f := range change {
+			f(&cfg)
+		}
+		c, err := client.Dial(ctx, cfg)
 		if err != nil {
 			t.Fatalf("connect client %d: %v", i, err)
 		}

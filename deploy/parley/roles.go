@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,16 +36,17 @@ type edgeCmd struct {
 	servers  `embed:""`
 	process  `embed:""`
 	clients  `embed:""`
+	draining `embed:""`
 	Port     int  `name:"port" env:"PARLEY_PORT,PORT" placeholder:"N" help:"Port on all addresses; replaces --listen."`
 	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 }
 
 // Validate is called by the command line's parser.
 func (c *edgeCmd) Validate() error {
-	return errors.Join(c.servers.Validate(), c.process.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.draining.Validate())
 }
 
-// Run holds connections until ctx ends.
+// Run holds connections until ctx ends; then it sends its clients away.
 func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if err := missing("edge", map[string]string{"NATS_URL": c.NATSURL, "REDIS_URL": c.RedisURL}); err != nil {
 		return err
@@ -58,8 +60,9 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if c.Port != 0 {
 		cfg.Listen = fmt.Sprintf(":%d", c.Port)
 	}
-	return role{servers: &c.servers, process: &c.process, node: node}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
-		var e *edge.Server
+	var e *edge.Server
+	drain := func(log *slog.Logger) { c.draining.run(e, log) }
+	return role{servers: &c.servers, process: &c.process, node: node, leave: drain}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
 		return wire.Edge(set, cfg, page(), fx.Populate(&e), fx.Invoke(func(lc fx.Lifecycle) {
 			lc.Append(fx.Hook{OnStart: func(context.Context) error {
 				set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())
@@ -154,6 +157,8 @@ type role struct {
 	*process
 	node  contracts.NodeID
 	store bool // it needs the log and the database to be there
+	// leave, where not nil, is what there is to do between the request to stop and the stop.
+	leave func(*slog.Logger)
 }
 
 // run opens the operators' port, waits for the servers, and runs the graph until ctx ends or a part of it gives up.
@@ -206,9 +211,14 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 	code := 0
 	select {
 	case <-ctx.Done():
-		log.Info("stopping", "node", string(r.node))
 	case sig := <-app.Wait():
-		code = sig.ExitCode
+		code = sig.ExitCode // 0 for a signal, which fx listens to as well: either may hear it first
+	}
+	if code == 0 {
+		log.Info("stopping", "node", string(r.node))
+		if r.leave != nil {
+			r.leave(log)
+		}
 	}
 	if err := wire.Stop(app); err != nil {
 		return fmt.Errorf("stop %s: %w", r.node, err)

@@ -56,7 +56,7 @@ func TestRolesKilled(t *testing.T) {
 			if role == "edge" {
 				addr := freeAddr(t)
 				urls = append(urls, "ws://"+addr+"/v1/ws")
-				args = append(args, "--listen", addr)
+				args = append(args, "--listen", addr, "--drain-limit", "1s")
 			}
 			p := newProc(t, name, env, args...)
 			p.start()
