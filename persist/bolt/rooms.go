@@ -139,20 +139,28 @@ func (s *Store) Bury(ctx context.Context, d store.DeadLetter) error {
 	})
 }
 
-// DeadLetters returns what was buried.
-func (s *Store) DeadLetters(_ context.Context, limit int) (letters []store.DeadLetter, err error) {
+// DeadLetters returns what was buried of a partition.
+func (s *Store) DeadLetters(_ context.Context, partition int32, from contracts.Position, limit int) (letters []store.DeadLetter, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(contracts.CollectionDead)).Cursor()
-		for k, v := c.First(); k != nil && len(letters) < limit; k, v = c.Next() {
+		first := appendPosition(partitionKey(partition), from)
+		for k, v := c.Seek(first); k != nil && partitionOf(k) == partition && len(letters) < limit; k, v = c.Next() {
 			var d dead
 			if err := json.Unmarshal(v, &d); err != nil || len(k) != 4+positionSize {
 				return fmt.Errorf("read dead letter: %w", errDamaged)
 			}
 			letters = append(letters, store.DeadLetter{
-				Partition: partitionOf(k), Position: readPosition(k[4:]), Reason: d.Reason, Value: d.Value,
+				Partition: partition, Position: readPosition(k[4:]), Reason: d.Reason, Value: d.Value,
 			})
 		}
 		return nil
 	})
 	return letters, err
+}
+
+// Exhume forgets a buried record.
+func (s *Store) Exhume(ctx context.Context, partition int32, at contracts.Position) error {
+	return s.write(ctx, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(contracts.CollectionDead)).Delete(appendPosition(partitionKey(partition), at))
+	})
 }

@@ -153,18 +153,19 @@ func (s *Store) Bury(ctx context.Context, d store.DeadLetter) error {
 	return nil
 }
 
-// DeadLetters returns what was buried.
-func (s *Store) DeadLetters(ctx context.Context, limit int) ([]store.DeadLetter, error) {
+// DeadLetters returns what was buried of a partition.
+func (s *Store) DeadLetters(ctx context.Context, partition int32, from contracts.Position, limit int) ([]store.DeadLetter, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
 	var docs []deadDoc
-	cur, err := s.dead.Find(ctx, bson.D{}, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
+	filter := bson.D{{Key: "_id", Value: bson.D{{Key: "$gte", Value: place(partition, from)}, {Key: "$lt", Value: place(partition+1, contracts.Position{})}}}}
+	cur, err := s.dead.Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
 	if err == nil {
 		err = cur.All(ctx, &docs)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the dead letters: %w", err)
+		return nil, fmt.Errorf("read the dead letters of partition %d: %w", partition, err)
 	}
 	letters := make([]store.DeadLetter, len(docs))
 	for i, d := range docs {
@@ -174,4 +175,12 @@ func (s *Store) DeadLetters(ctx context.Context, limit int) ([]store.DeadLetter,
 		}
 	}
 	return letters, nil
+}
+
+// Exhume forgets a buried record.
+func (s *Store) Exhume(ctx context.Context, partition int32, at contracts.Position) error {
+	if _, err := s.dead.DeleteOne(ctx, bson.D{{Key: "_id", Value: place(partition, at)}}); err != nil {
+		return fmt.Errorf("exhume record %d of partition %d: %w", at.Offset, partition, err)
+	}
+	return nil
 }

@@ -53,7 +53,7 @@ func TestRestartAnywhere(t *testing.T) {
 			}
 		}
 		w.stored(3)
-		if letters, err := w.store.DeadLetters(t.Context(), 10); err != nil || len(letters) != 1 {
+		if letters, err := w.store.DeadLetters(t.Context(), 3, contracts.Position{}, 10); err != nil || len(letters) != 1 {
 			t.Errorf("dead letters: %v, %v", letters, err)
 		}
 	})
@@ -190,7 +190,7 @@ func randomWalk(w *world, r *rand.Rand) {
 	w.caughtUp(p)
 	w.stored(1)
 	_, want := w.numbered(1, p.Status()[0].End)
-	if got, err := w.store.DeadLetters(w.t.Context(), 1000); err != nil || len(got) != len(want) {
+	if got, err := w.store.DeadLetters(w.t.Context(), 1, contracts.Position{}, 1000); err != nil || len(got) != len(want) {
 		w.t.Errorf("%d dead letters, %v, want %d", len(got), err, len(want))
 	}
 }

@@ -106,7 +106,7 @@ func TestDeadLetters(t *testing.T) {
 		p.stop()
 		w.stored(1)
 		_, want := w.numbered(1, 8)
-		got, err := w.store.DeadLetters(t.Context(), 100)
+		got, err := w.store.DeadLetters(t.Context(), 1, contracts.Position{}, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

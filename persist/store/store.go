@@ -65,8 +65,10 @@ type Entries interface {
 	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]Entry, error)
 	// Bury keeps an undecodable record, once per position, for a person to look at.
 	Bury(ctx context.Context, d DeadLetter) error
-	// DeadLetters returns up to limit buried records, ascending by partition and position.
-	DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error)
+	// DeadLetters returns up to limit buried records of a partition, ascending, from a position on.
+	DeadLetters(ctx context.Context, partition int32, from contracts.Position, limit int) ([]DeadLetter, error)
+	// Exhume forgets a buried record; it is fine if there is none.
+	Exhume(ctx context.Context, partition int32, at contracts.Position) error
 }
 
 // DeadLetter is a record that nobody can read.

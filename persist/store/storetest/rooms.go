@@ -105,13 +105,29 @@ func testDead(t *testing.T, s suite) {
 		t.Fatalf("bury an empty record: %v", err)
 	}
 	want = append(want, letter(11, 1, 0, nil))
-	for _, limit := range []int{0, 2, 100} {
-		got, err := s.DeadLetters(s.ctx, limit)
+	expect := func(partition int32, from contracts.Position, limit int, want ...store.DeadLetter) {
+		t.Helper()
+		got, err := s.DeadLetters(s.ctx, partition, from, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want[:min(limit, len(want))], got, cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("dead letters, limit %d (-want +got):\n%s", limit, diff)
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("dead letters of partition %d from %v, limit %d (-want +got):\n%s", partition, from, limit, diff)
 		}
 	}
+	expect(2, contracts.Position{}, 100, want[:3]...)
+	expect(2, contracts.Position{}, 2, want[:2]...)
+	expect(2, contracts.Position{}, 0)
+	expect(2, want[1].Position, 100, want[1:3]...)
+	expect(2, position(2, 2), 100)
+	expect(3, contracts.Position{}, 100)
+	expect(10, contracts.Position{}, 100, want[3])
+	expect(11, contracts.Position{}, 100, want[4])
+	for range 2 {
+		if err := s.Exhume(s.ctx, 2, want[1].Position); err != nil {
+			t.Fatalf("exhume: %v", err)
+		}
+	}
+	expect(2, contracts.Position{}, 100, want[0], want[2])
+	expect(10, contracts.Position{}, 100, want[3])
 }
