@@ -51,6 +51,10 @@ var layers = map[string]layer{
 		ours: []string{"contracts", "bus", "edge", "workers", "persist"},
 		why:  "it is the one place that sees everything",
 	},
+	"deploy/chaos/check": {
+		ours: []string{"contracts", "deploy/chaos/history"},
+		why:  "it judges by what clients, store and log say; what it took from the code that it judges would be wrong together with it",
+	},
 	"deploy/loadtest": {
 		ours: []string{"contracts", "edge/client"},
 		why:  "a load tester that knows the inside measures something no user gets; it stays an honest stranger",
@@ -222,6 +226,8 @@ func TestJudge(t *testing.T) {
 		{"deploy/parley/main.go", module + "workers", true},
 		{"deploy/parley/main.go", "go.uber.org/fx", true},
 		{"deploy/loadtest/run.go", module + "edge", false},
+		{"deploy/chaos/check/check.go", module + "contracts/roomlog", true},
+		{"deploy/chaos/check/check.go", module + "persist/store", false},
 		{"deploy/loadtest/run.go", module + "edge/client", true},
 		{"tools/x.go", "fmt", false},
 	} {

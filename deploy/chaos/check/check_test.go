@@ -1,0 +1,152 @@
+package check_test
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/parley-chat/parley/deploy/chaos/check"
+	"github.com/parley-chat/parley/deploy/chaos/history"
+)
+
+func judge(events []history.Event) *check.Report {
+	c := check.New(check.Config{ResumeEntries: modelResume})
+	for _, e := range events {
+		c.Add(e)
+	}
+	return c.Finish()
+}
+
+func text(t *testing.T, r *check.Report) string {
+	t.Helper()
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestGoodHistoriesPass(t *testing.T) {
+	seeds := 1000
+	if testing.Short() || raceEnabled {
+		seeds = 100
+	}
+	var sum check.Figures
+	for seed := range seeds {
+		r := judge(generate(uint64(seed), 250))
+		if !r.Good() {
+			t.Fatalf("seed %d:\n%s", seed, text(t, r))
+		}
+		if len(r.Absent) > 0 && r.Figures.Faults != nil {
+			t.Fatalf("seed %d: not checked: %v", seed, r.Absent)
+		}
+		f := r.Figures
+		sum.Acked += f.Acked
+		sum.Rejected += f.Rejected
+		sum.Duplicates += f.Duplicates
+		sum.Gaps += f.Gaps
+		sum.Resets += f.Resets
+		sum.Resumes += f.Resumes
+		sum.Members += f.Members
+		sum.Dead += f.Dead
+		sum.QuietDeliveries += f.QuietDeliveries
+		sum.QuietAttempts += f.QuietAttempts
+	}
+	t.Logf("%+v", sum)
+	if n := seeds; sum.Acked < 50*n || sum.Rejected < n/10 || sum.Duplicates < n || sum.Gaps < n || sum.Resets < n || sum.Resumes < n || sum.Members < 10*n || sum.Dead < n || sum.QuietDeliveries < 200*n {
+		t.Errorf("the histories have too little in them to say much: %+v", sum)
+	}
+}
+
+// TestFilesMayComeInAnyOrder: only the order within a file counts, and reading them changes nothing.
+func TestFilesMayComeInAnyOrder(t *testing.T) {
+	for seed := range uint64(20) {
+		events := generate(seed, 600)
+		if seed%2 == 1 {
+			events = mutations[int(seed)%len(mutations)].apply(seed, events)
+		}
+		files := make(map[string]*bytes.Buffer)
+		writers := make(map[string]*history.Writer)
+		for _, e := range events {
+			name := cmp.Or(e.Client, string(e.Kind[:1]))
+			if e.Kind == history.Heal {
+				name = string(history.Fault[:1])
+			}
+			if files[name] == nil {
+				files[name] = &bytes.Buffer{}
+				writers[name] = history.NewWriter(files[name])
+			}
+			writers[name].Add(e)
+		}
+		dir := t.TempDir()
+		for name, w := range writers {
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name+history.Ext), files[name].Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := check.New(check.Config{ResumeEntries: modelResume})
+		if err := history.ReadDir(dir, c.Add); err != nil {
+			t.Fatal(err)
+		}
+		whole, split := judge(events), c.Finish()
+		if a, b := counts(t, whole), counts(t, split); a != b {
+			t.Errorf("seed %d: as one file %s, as one per client %s", seed, a, b)
+		}
+	}
+}
+
+func counts(t *testing.T, r *check.Report) string {
+	t.Helper()
+	b, err := json.Marshal(struct {
+		Counts  map[check.Kind]int
+		Figures check.Figures
+		Absent  []string
+	}{r.Counts, r.Figures, r.Absent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestReport(t *testing.T) {
+	events := generate(3, 400)
+	good := text(t, judge(events))
+	if !strings.Contains(good, "every promise checked was kept") || strings.Contains(good, "VIOLATED") {
+		t.Errorf("the report of a good history:\n%s", good)
+	}
+	i := slices.IndexFunc(events, func(e history.Event) bool { return e.Kind == history.Row && e.Change == "" })
+	dropped := events[i]
+	r := judge(slices.Delete(slices.Clone(events), i, i+1))
+	bad := text(t, r)
+	for _, want := range []string{"VIOLATED", string(dropped.Room), dropped.Key.String(), "model:"} {
+		if !strings.Contains(bad, want) {
+			t.Errorf("no %q in the report:\n%s", want, bad)
+		}
+	}
+	var back check.Report
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &back); err != nil || len(back.Violations) != len(r.Violations) || back.Good() {
+		t.Errorf("the report in JSON reads %+v, %v", back, err)
+	}
+}
+
+// TestAbsent: what a history lacks is said, not passed over.
+func TestAbsent(t *testing.T) {
+	r := judge(slices.DeleteFunc(generate(4, 50), func(e history.Event) bool {
+		return !slices.Contains([]history.Kind{history.Connected, history.Sent, history.Answered, history.Joining, history.Joined, history.Private}, e.Kind)
+	}))
+	if len(r.Absent) != 5 {
+		t.Errorf("absent: %v, want all five inputs", r.Absent)
+	}
+}
