@@ -123,6 +123,9 @@ func (c *Config) Validate() error {
 	if c.Ping < 0 || c.Pong < 0 || c.Loops < 0 || c.MaxConnections < 0 {
 		return errors.New("edge: a setting is negative")
 	}
+	if c.Loops > maxLoops {
+		return fmt.Errorf("edge loops %d: must be at most %d", c.Loops, maxLoops)
+	}
 	return c.Limits.validate()
 }
 

@@ -30,14 +30,16 @@ const (
 	tokenReminder = time.Minute
 )
 
-// conn is one client's connection. All of it is owned by its loop.
+// conn is one client's connection. All of it is owned by its loop. A node may hold a million: what is needed only now and
+// then is in busy, and others are named by their place where that will do.
 type conn struct {
 	// Static after construction.
 	loop *loop
-	id   uint64
-	port *port // the socket of the portable poller; nil on epoll
+	id   uint64 // loop, seat and how often the seat was given up: never the same twice
+	port *port  // the socket of the portable poller; nil on epoll
 
-	fd, place int32 // on epoll
+	place int32 // in loop.seats
+	fd    int32 // on epoll
 
 	state       connState
 	slot        uint8 // of the wheel
@@ -52,21 +54,27 @@ type conn struct {
 	due       uint32 // tick of the next timer
 	heard     uint32 // tick of the last input
 	began     uint32 // tick at which the incomplete message began; 0: none is
-	wheelPrev *conn
-	wheelNext *conn
+	wheelPrev int32  // places; 0: none
+	wheelNext int32
 
-	user    *contracts.Person
-	expires int64 // of the token, Unix milliseconds
+	user    contracts.Person // its ID is empty until connect is answered; not changed then
+	expires int64            // of the token, Unix milliseconds
 
-	sent   buckets // what the limits per second count
-	reader wire.Reader
-	rooms  []*local // the rooms it is in; see local.members
-	busy   *busy    // nil while idle
+	sent  buckets  // what the limits per second count
+	rooms []*local // the rooms it is in; see local.members
+	busy  *busy    // nil while idle
+}
+
+// seat is a connection's place in its loop.
+type seat struct {
+	conn       *conn // nil: free
+	generation int32 // how often it was given up
 }
 
 // busy is what a connection needs only while something goes on.
 type busy struct {
-	head     []byte   // the HTTP head so far
+	head     []byte // the HTTP head so far
+	reader   wire.Reader
 	stash    []byte   // input that waits because the connection is paused
 	waiting  [][]byte // requests that wait for connect
 	waitSize int
@@ -78,7 +86,7 @@ type busy struct {
 }
 
 func (b *busy) idle() bool {
-	return len(b.head) == 0 && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0 && len(b.storing) == 0
+	return len(b.head) == 0 && !b.reader.Partial() && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0 && len(b.storing) == 0
 }
 
 func (c *conn) work() *busy {
@@ -97,12 +105,11 @@ func (c *conn) rest() {
 
 // newConn makes a connection of the loop whose socket is attached next.
 func (l *loop) newConn() *conn {
-	if len(l.conns) == 0 {
+	if l.held == 0 {
 		l.turn() // nobody wound the clock meanwhile
 	}
-	l.nextID += uint64(l.srv.cfg.Loops)
-	c := &conn{loop: l, id: l.nextID}
-	l.conns[c.id] = c
+	c := &conn{loop: l}
+	l.seat(c)
 	c.heard = l.ticks
 	c.schedule(l.in(l.srv.cfg.HeadTime))
 	return c
@@ -150,12 +157,16 @@ func (c *conn) received(data []byte) {
 
 // readFrames takes all frames of data.
 func (c *conn) readFrames(data []byte) {
+	var r wire.Reader
+	if c.busy != nil {
+		r, c.busy.reader = c.busy.reader, r
+	}
 	for {
 		lim := &c.loop.lim
 		if c.state != stateReady {
 			lim = &c.loop.early
 		}
-		ev, rest, bad := c.reader.Next(data, lim)
+		ev, rest, bad := r.Next(data, lim)
 		if bad != nil {
 			c.shut(bad.Code, bad.Reason)
 			return
@@ -163,7 +174,7 @@ func (c *conn) readFrames(data []byte) {
 		data = rest
 		switch ev.Op {
 		case wire.OpNone:
-			c.noteBegun()
+			c.noteBegun(&r)
 			return
 		case wire.OpText:
 			c.began = 0
@@ -190,11 +201,14 @@ func (c *conn) readFrames(data []byte) {
 }
 
 // noteBegun starts the clock of a message that has begun and is not complete.
-func (c *conn) noteBegun() {
-	switch {
-	case !c.reader.Partial():
+func (c *conn) noteBegun(r *wire.Reader) {
+	if !r.Partial() {
 		c.began = 0
-	case c.began == 0:
+		c.rest()
+		return
+	}
+	c.work().reader = *r
+	if c.began == 0 {
 		c.began = max(c.loop.ticks, 1)
 		c.sooner(c.loop.in(c.loop.srv.cfg.FrameTime))
 	}
@@ -436,9 +450,9 @@ func (c *conn) startClosing() {
 	c.state = stateClosing
 	c.releaseAll()
 	c.leaveAll()
-	c.reader = wire.Reader{}
 	c.began = 0
 	if b := c.busy; b != nil {
+		b.reader = wire.Reader{}
 		b.stash, b.waiting, b.sends = nil, nil, nil
 	}
 	c.schedule(c.loop.in(c.loop.srv.cfg.CloseTime))
@@ -474,8 +488,8 @@ func (c *conn) forget() {
 	c.leaveAll()
 	c.state = stateGone
 	c.unschedule()
-	delete(l.conns, c.id)
-	c.busy, c.reader = nil, wire.Reader{} // closures may hold c for a while
+	l.unseat(c)
+	c.busy = nil // closures may hold c for a while
 }
 
 // Timers.

@@ -145,7 +145,7 @@ type teller struct {
 func (t *teller) step(n int) (told, left int) {
 	t.loop.do(func() {
 		now := time.Now()
-		for _, c := range t.loop.conns {
+		t.loop.each(func(c *conn) {
 			at, was := t.told[c.id]
 			switch {
 			case c.state == stateHead:
@@ -162,8 +162,8 @@ func (t *teller) step(n int) (told, left int) {
 				out = strconv.AppendInt(out, t.window.Milliseconds(), 10)
 				c.send(append(out, '}'))
 			}
-		}
-		left = len(t.loop.conns)
+		})
+		left = t.loop.held
 	})
 	return told, left
 }

@@ -42,7 +42,7 @@ func (b *Bench) Member(room contracts.RoomID) *BenchConn {
 	c := b.loop.newConn()
 	c.port = newPort(sink{})
 	c.state = stateReady
-	c.user = &contracts.Person{ID: "u1", Name: "Ada"}
+	c.user = contracts.Person{ID: "u1", Name: "Ada"}
 	lc := c.enter(room)
 	head := b.srv.hub.settle(lc.room, contracts.RoomHead{Epoch: 1, Seq: b.next})
 	m := &lc.members[len(lc.members)-1]
@@ -70,9 +70,7 @@ func (b *Bench) Receive(room contracts.RoomID, body []byte) {
 // Work runs the loop through its inbox once and throws away what was written.
 func (b *Bench) Work() {
 	b.loop.work()
-	for _, c := range b.loop.conns {
-		c.port.out = c.port.out[:0]
-	}
+	b.loop.each(func(c *conn) { c.port.out = c.port.out[:0] })
 }
 
 // Inject puts an entry into the loop's inbox, as the hub does.
@@ -87,3 +85,9 @@ func (b *Bench) Forgotten() { b.srv.gone.who = b.srv.gone.who[:0] }
 func (s *Server) DropLanes() {
 	s.hub.lanes.unsubscribe(context.Background(), time.Now().Add(2*laneLinger))
 }
+
+// Burst is what sweep goes by.
+type Burst struct{ b burst }
+
+// Over is burst.over.
+func (b *Burst) Over(opened, held int64) bool { return b.b.over(opened, held) }

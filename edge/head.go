@@ -72,6 +72,7 @@ func (c *conn) opened(switching, behind []byte) {
 	}
 	c.state = stateOpen
 	s.open.Add(1)
+	s.opened.Add(1)
 	s.metrics.connections.Inc()
 	c.schedule(c.loop.in(s.cfg.ConnectTime))
 	c.write(switching, true)

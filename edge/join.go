@@ -92,7 +92,7 @@ func (c *conn) askJoin(j *joining) {
 	s, l := c.loop.srv, c.loop
 	j.tries++
 	j.passed, j.known = s.hub.passed(j.lc.room)
-	conn, user, passed, known, req := c.id, c.user, j.passed, j.known, &j.req
+	conn, user, passed, known, req := c.id, &c.user, j.passed, j.known, &j.req
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpJoin, req.room),
 		deadline: j.deadline,

@@ -57,15 +57,16 @@ type loop struct {
 
 	// Owned by the loop's goroutine.
 	spare  []item
-	conns  map[uint64]*conn
-	nextID uint64
+	seats  []seat  // the connections; place 0 stays free
+	free   []int32 // places that were given up
+	held   int     // connections
 	locals map[contracts.RoomID]*local
 	dirty  []*local
 	again  []*conn // readable, not read to the end
 	buf    []byte
-	out    []byte // scratch for frames that are written at once
-	wheel  [wheelSlots]*conn
-	ticks  uint32 // since start
+	out    []byte            // scratch for frames that are written at once
+	wheel  [wheelSlots]int32 // places of the first connections; 0: none
+	ticks  uint32            // since start
 	start  time.Time
 	lim    wire.Limits
 	early  wire.Limits // before connect is answered
@@ -89,8 +90,7 @@ func newLoop(s *Server, index int) (*loop, error) {
 		srv:    s,
 		index:  index,
 		closed: make(chan struct{}),
-		conns:  make(map[uint64]*conn),
-		nextID: uint64(index),
+		seats:  make([]seat, 1),
 		locals: make(map[contracts.RoomID]*local),
 		buf:    make([]byte, readSize),
 		start:  time.Now(),
@@ -136,7 +136,7 @@ func (l *loop) run() {
 		l.drainAgain()
 		l.work()
 		l.turn()
-		if l.ending && len(l.conns) == 0 && l.end() {
+		if l.ending && l.held == 0 && l.end() {
 			return
 		}
 	}
@@ -159,7 +159,7 @@ func (l *loop) patience() time.Duration {
 	switch {
 	case l.more || len(l.again) > 0:
 		return 0
-	case len(l.conns) == 0:
+	case l.held == 0:
 		return time.Hour
 	}
 	next := l.start.Add(time.Duration(l.ticks+1) * tick)
@@ -232,26 +232,67 @@ func (l *loop) drainAgain() {
 // turn runs the timers that are due.
 func (l *loop) turn() {
 	now := uint32(time.Since(l.start) / tick)
-	if len(l.conns) == 0 {
+	if l.held == 0 {
 		l.ticks = now
 		return
 	}
 	for l.ticks < now {
 		l.ticks++
 		slot := l.ticks % wheelSlots
-		c := l.wheel[slot]
-		l.wheel[slot] = nil
-		for c != nil {
-			next := c.wheelNext
-			c.wheelNext, c.wheelPrev, c.inWheel = nil, nil, false
+		for l.wheel[slot] != 0 {
+			c := l.seats[l.wheel[slot]].conn
+			c.unschedule()
 			if c.due <= l.ticks {
 				c.timeout()
 			} else {
 				c.schedule(c.due)
 			}
-			c = next
 		}
 	}
+}
+
+// seat gives a connection its place.
+func (l *loop) seat(c *conn) {
+	if n := len(l.free); n > 0 {
+		c.place = l.free[n-1]
+		l.free = l.free[:n-1]
+	} else {
+		c.place = int32(len(l.seats))
+		l.seats = append(l.seats, seat{})
+	}
+	s := &l.seats[c.place]
+	s.conn = c
+	c.id = uint64(uint32(s.generation))<<(loopBits+seatBits) | uint64(c.place)<<loopBits | uint64(l.index)
+	l.held++
+}
+
+// The parts of a connection's id, from the lowest bits.
+const (
+	loopBits = 10
+	seatBits = 24
+	maxLoops = 1 << loopBits
+)
+
+// loopOf is the index of the loop that an id belongs to.
+func loopOf(id uint64) int { return int(id & (1<<loopBits - 1)) }
+
+// byID returns the connection of the loop with an id, nil where it has ended.
+func (l *loop) byID(id uint64) *conn {
+	if at := id >> loopBits & (1<<seatBits - 1); at < uint64(len(l.seats)) {
+		if c := l.seats[at].conn; c != nil && c.id == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// unseat gives up a connection's place: what still comes for it meets nobody.
+func (l *loop) unseat(c *conn) {
+	s := &l.seats[c.place]
+	s.conn = nil
+	s.generation++
+	l.free = append(l.free, c.place)
+	l.held--
 }
 
 // in returns the tick that is d from now, rounded up.
@@ -261,6 +302,9 @@ func (l *loop) in(d time.Duration) uint32 {
 
 // schedule puts c into the wheel for a tick, which replaces an earlier schedule.
 func (c *conn) schedule(due uint32) {
+	if c.state == stateGone {
+		return // its seat may be another's
+	}
 	c.unschedule()
 	l := c.loop
 	due = max(due, l.ticks+1)
@@ -272,10 +316,10 @@ func (c *conn) schedule(due uint32) {
 	c.slot = uint8(slot)
 	head := l.wheel[slot]
 	c.wheelNext = head
-	if head != nil {
-		head.wheelPrev = c
+	if head != 0 {
+		l.seats[head].conn.wheelPrev = c.place
 	}
-	l.wheel[slot] = c
+	l.wheel[slot] = c.place
 	c.inWheel = true
 }
 
@@ -283,13 +327,14 @@ func (c *conn) unschedule() {
 	if !c.inWheel {
 		return
 	}
-	if c.wheelPrev != nil {
-		c.wheelPrev.wheelNext = c.wheelNext
+	l := c.loop
+	if c.wheelPrev != 0 {
+		l.seats[c.wheelPrev].conn.wheelNext = c.wheelNext
 	} else {
-		c.loop.wheel[c.slot] = c.wheelNext
+		l.wheel[c.slot] = c.wheelNext
 	}
-	if c.wheelNext != nil {
-		c.wheelNext.wheelPrev = c.wheelPrev
+	if c.wheelNext != 0 {
+		l.seats[c.wheelNext].conn.wheelPrev = c.wheelPrev
 	}
-	c.wheelNext, c.wheelPrev, c.inWheel = nil, nil, false
+	c.wheelNext, c.wheelPrev, c.inWheel = 0, 0, false
 }

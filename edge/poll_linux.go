@@ -12,7 +12,7 @@ import (
 )
 
 // Events are edge-triggered and registered once: reading until a short read and writing until EAGAIN need no further
-// epoll_ctl. The event data carry the connection's place in slots and its generation, so that an event for a descriptor
+// epoll_ctl. The event data carry the connection's seat and its generation, so that an event for a descriptor
 // that was closed and given out again meets nobody.
 const connEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 
@@ -30,16 +30,9 @@ type epoll struct {
 	fd     int
 	wakeFD int
 	events []unix.EpollEvent
-	slots  []slot
-	free   []int32
 
 	listen  int // -1: none
 	pausing time.Time
-}
-
-type slot struct {
-	conn       *conn
-	generation int32
 }
 
 func newPoller(l *loop) (poller, error) {
@@ -53,7 +46,7 @@ func newPoller(l *loop) (poller, error) {
 		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
 	p := &epoll{loop: l, fd: fd, wakeFD: wakeFD, events: make([]unix.EpollEvent, 256), listen: -1}
-	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: placeWake}); err != nil {
+	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: placeWake}); err != nil {
 		p.close()
 		return nil, fmt.Errorf("watch the eventfd: %w", err)
 	}
@@ -87,13 +80,11 @@ func (p *epoll) wait(d time.Duration) {
 	for i := range p.events[:n] {
 		ev := &p.events[i]
 		switch ev.Fd {
-		case placeWake:
-			var b [8]byte
-			_, _ = unix.Read(p.wakeFD, b[:])
+		case placeWake: // edge-triggered, so that it need not be read: each write rings
 		case placeListen:
 			p.accept()
 		default:
-			s := &p.slots[ev.Fd]
+			s := &p.loop.seats[ev.Fd]
 			if s.conn == nil || s.generation != ev.Pad {
 				continue
 			}
@@ -140,7 +131,7 @@ func (p *epoll) unlisten() {
 func (p *epoll) accept() {
 	srv := p.loop.srv
 	for range acceptBatch {
-		fd, sa, err := unix.Accept4(p.listen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, _, err := unix.Accept4(p.listen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err != nil {
 			switch err {
 			case unix.EAGAIN:
@@ -154,9 +145,6 @@ func (p *epoll) accept() {
 			}
 			return
 		}
-		if _, local := sa.(*unix.SockaddrUnix); !local {
-			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		}
 		srv.metrics.accepted.Inc()
 		srv.deal(p.loop, fd, nil)
 	}
@@ -164,32 +152,16 @@ func (p *epoll) accept() {
 
 // adopt registers a descriptor as c's.
 func (p *epoll) adopt(c *conn, fd int) error {
-	var place int32
-	if n := len(p.free); n > 0 {
-		place = p.free[n-1]
-		p.free = p.free[:n-1]
-	} else {
-		place = int32(len(p.slots))
-		p.slots = append(p.slots, slot{})
-	}
-	p.slots[place].conn = c
-	c.fd, c.place = int32(fd), place
-	err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: connEvents, Fd: place, Pad: p.slots[place].generation})
-	if err != nil {
-		p.release(c)
+	c.fd = int32(fd)
+	ev := unix.EpollEvent{Events: connEvents, Fd: c.place, Pad: p.loop.seats[c.place].generation}
+	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return fmt.Errorf("watch a connection: %w", err)
 	}
 	return nil
 }
 
-// release gives up c's place; its descriptor is not watched any more and belongs to the caller.
-func (p *epoll) release(c *conn) {
-	_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
-	s := &p.slots[c.place]
-	s.conn = nil
-	s.generation++
-	p.free = append(p.free, c.place)
-}
+// release stops watching c's descriptor, which belongs to the caller from now on.
+func (p *epoll) release(c *conn) { _ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil) }
 
 // errAgain: the socket takes or gives nothing at the moment.
 var errAgain = errors.New("socket not ready")
@@ -271,6 +243,9 @@ func (s *Server) listenRaw(ln net.Listener) error {
 	fd, err := duplicate(sock)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
+	}
+	if ln.Addr().Network() == "tcp" {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // sockets that are accepted inherit it
 	}
 	l := s.loops[0]
 	done := make(chan error, 1)

@@ -200,9 +200,12 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 		c.fail(req, contracts.AsError(err))
 		return
 	}
-	c.user, c.expires = &a.Connected.User, a.Connected.Expires
+	c.user, c.expires = compact(a.Connected.User), a.Connected.Expires
 	c.state = stateReady
 	c.reply(req, body)
+	if c.state != stateReady {
+		return // the reply's write ended it
+	}
 	c.nextTimer()
 	for _, payload := range waiting {
 		if c.state != stateReady {
@@ -210,6 +213,21 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 		}
 		c.request(payload)
 	}
+}
+
+// compact returns a copy that shares no memory with the answer it came in, with one string behind both names.
+func compact(p contracts.Person) contracts.Person {
+	both := string(p.ID) + p.Name
+	p.ID, p.Name = contracts.UserID(both[:len(p.ID)]), both[len(p.ID):]
+	return p
+}
+
+// known is who the connection belongs to, nil before connect is answered.
+func (c *conn) known() *contracts.Person {
+	if c.user.ID == "" {
+		return nil
+	}
+	return &c.user
 }
 
 // forward asks a worker and passes its answer on.
@@ -233,7 +251,7 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 	r := *req
 	r.body = bytes.Clone(req.body)
 	c.begin(1)
-	conn, user := c.id, c.user
+	conn, user := c.id, c.known()
 	s.asker.ask(question{
 		subject:  s.subject(r.op, r.room),
 		deadline: time.Now().Add(s.cfg.AskTime),

@@ -281,7 +281,7 @@ func (c *conn) exit(lc *local) {
 		delete(l.locals, lc.room.id)
 	}
 	if l.srv.hub.exit(lc, c.user.ID) {
-		l.srv.gone.add(contracts.Presence{Room: lc.room.id, User: *c.user})
+		l.srv.gone.add(contracts.Presence{Room: lc.room.id, User: c.user})
 	}
 }
 

@@ -121,7 +121,7 @@ func (c *conn) pump(q *sends) {
 		q.queue = nil
 	}
 	s, l := c.loop.srv, c.loop
-	conn, user, room := c.id, c.user, q.room
+	conn, user, room := c.id, &c.user, q.room
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpSend, room),
 		deadline: time.Now().Add(s.cfg.AskTime),

@@ -48,6 +48,7 @@ type Server struct {
 	listener net.Listener
 
 	open     atomic.Int64 // WebSockets held
+	opened   atomic.Int64 // WebSockets there ever were
 	up       atomic.Bool  // from the end of Start until Shutdown
 	partings partings
 	cancel   context.CancelFunc
@@ -115,6 +116,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.wg.Go(func() { s.hub.run(run) })
 	s.wg.Go(func() { s.hub.lanes.run(run) })
 	s.wg.Go(func() { s.gone.run(run) })
+	s.wg.Go(func() { s.sweep(run) })
 	s.http.start(&s.wg)
 	for _, l := range s.loops {
 		go l.run()
@@ -216,25 +218,28 @@ func (s *Server) closeListener() {
 // finish begins the end of a loop: connections end when their requests are answered.
 func (l *loop) finish() {
 	l.ending = true
-	for _, c := range l.conns {
+	l.each(func(c *conn) {
 		switch {
 		case c.state == stateHead:
 			c.close()
 		case c.busy == nil || c.busy.pending == 0:
 			c.part()
 		}
-	}
+	})
 }
 
 func (l *loop) shutAll() {
-	for _, c := range l.conns {
-		c.part()
-	}
+	l.each((*conn).part)
 }
 
-func (l *loop) closeAll() {
-	for _, c := range l.conns {
-		c.close()
+func (l *loop) closeAll() { l.each((*conn).close) }
+
+// each calls f with every connection; f may end them.
+func (l *loop) each(f func(*conn)) {
+	for i := range l.seats {
+		if c := l.seats[i].conn; c != nil {
+			f(c)
+		}
 	}
 }
 

@@ -124,13 +124,16 @@ func (s *Server) stored(e *contracts.Envelope) {
 		return
 	}
 	id, room, key, seq := e.Except.ID, e.Room, e.Key, e.Seq
-	for _, l := range s.loops {
-		l.call(func() {
-			if c := l.conns[id]; c != nil {
-				c.storedKey(room, key, seq)
-			}
-		})
+	at := loopOf(id)
+	if at >= len(s.loops) {
+		return
 	}
+	l := s.loops[at]
+	l.call(func() {
+		if c := l.byID(id); c != nil {
+			c.storedKey(room, key, seq)
+		}
+	})
 }
 
 // storedKey takes that a message is stored; each attempt to send it gets its answer.
@@ -182,7 +185,7 @@ func (c *conn) nextStoring() uint32 {
 // askStored asks a worker what became of a message.
 func (c *conn) askStored(st *storing) {
 	s, l := c.loop.srv, c.loop
-	conn, user := c.id, c.user
+	conn, user := c.id, &c.user
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpStatus, st.room),
 		deadline: time.Now().Add(s.cfg.AskTime),

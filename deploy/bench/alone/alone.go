@@ -21,8 +21,8 @@ import (
 	"github.com/parley-chat/parley/edge"
 )
 
-// maxAsked bounds the questions that wait for the stand-in.
-const maxAsked = 1 << 16
+// maxAsked bounds the questions that wait for the stand-in; an edge asks 2,000 at a time.
+const maxAsked = 1 << 12
 
 // Serve runs an edge until ctx ends. ready is called with its address once it takes connections.
 func Serve(ctx context.Context, listen string, ready func(addr string)) error {
