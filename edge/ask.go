@@ -2,8 +2,11 @@ package edge
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-chat/parley/bus/rpc"
@@ -13,10 +16,17 @@ import (
 // maxAsking bounds the questions that wait for their turn.
 const maxAsking = 50_000
 
+// minPatience keeps a small bound on what is unanswered from shedding what comes in one burst.
+const minPatience = 64
+
+// crowd is how many questions may wait until the edge takes less: as many as may be unanswered.
+func (a *asker) crowd() int { return max(a.limit, minPatience) }
+
 var (
 	errUnavailable = contracts.NewError(contracts.CodeUnavailable, "the server cannot answer at the moment").After(500 * time.Millisecond)
 	errNoWorker    = contracts.NewError(contracts.CodeUnavailable, "no worker is running").After(time.Second)
 	errUnreadable  = contracts.NewError(contracts.CodeInternal, "a worker's answer could not be read")
+	errBroken      = contracts.NewError(contracts.CodeUnavailable, "the workers do not answer at the moment").After(time.Second)
 	errOverloaded  = contracts.NewError(contracts.CodeOverloaded, "too much is waiting").After(time.Second)
 )
 
@@ -28,41 +38,76 @@ type question struct {
 	body func(left time.Duration) []byte
 	// done gets the answer on any goroutine and must not block. Exactly one of the two is set.
 	done func(*contracts.Answer, *contracts.Error)
+	// op is what a client asked for; empty for what the edge itself needs.
+	op    contracts.Op
+	probe bool // its answer closes the breaker, or not
 }
 
-// asker bounds the questions that are unanswered; more wait their turn, and their time runs.
+// patience is how many crowds of questions may wait before one of this kind is refused: what can be done without goes first.
+func (q *question) patience() int {
+	switch q.op {
+	case contracts.OpTyping, contracts.OpPresence:
+		return 1
+	case contracts.OpHistory, contracts.OpRooms, contracts.OpStatus:
+		return 2
+	case contracts.OpConnect, contracts.OpGuest:
+		return 4
+	}
+	return maxAsking
+}
+
+// asker bounds the questions that are unanswered; more wait their turn, and their time runs. While workers do not answer
+// at all it answers for them.
 type asker struct {
 	client  rpc.Client
 	limit   int
 	metrics *metrics
+	log     *slog.Logger
+
+	// crowded: so many wait that clients are to be read from more slowly.
+	crowded atomic.Bool
 
 	mu      sync.Mutex // guards the rest
 	asking  int
 	waiting []question
 	pumping bool // somebody gives those that wait their turn
+	breaker breaker
 }
 
 func (a *asker) ask(q question) {
 	a.mu.Lock()
-	if a.asking >= a.limit || len(a.waiting) > 0 {
-		if len(a.waiting) >= maxAsking {
-			a.mu.Unlock()
-			q.done(nil, errOverloaded)
-			return
-		}
-		a.waiting = append(a.waiting, q)
+	ok, probe := a.breaker.allow(time.Now())
+	waiting := len(a.waiting)
+	switch {
+	case !ok:
 		a.mu.Unlock()
-		return
+		a.refuse(&q, limitBreaker, errBroken)
+	case !probe && waiting >= min(maxAsking, q.patience()*a.crowd()):
+		a.mu.Unlock()
+		a.refuse(&q, limitAsking, errOverloaded)
+	case !probe && (a.asking >= a.limit || waiting > 0):
+		a.waiting = append(a.waiting, q)
+		if waiting+1 >= a.crowd() {
+			a.crowded.Store(true)
+		}
+		a.mu.Unlock()
+	default:
+		q.probe = probe
+		a.asking++
+		a.mu.Unlock()
+		a.send(q)
 	}
-	a.asking++
-	a.mu.Unlock()
-	a.send(q)
+}
+
+func (a *asker) refuse(q *question, met limit, bad *contracts.Error) {
+	a.metrics.limited[met].Inc()
+	q.done(nil, bad)
 }
 
 func (a *asker) send(q question) {
 	left := time.Until(q.deadline)
 	if left <= 0 {
-		a.answered(q, nil, rpc.ErrTimeout)
+		a.answered(q, nil, errTooLate)
 		return
 	}
 	a.metrics.asking.Inc()
@@ -72,6 +117,9 @@ func (a *asker) send(q question) {
 	})
 }
 
+// errTooLate: the question's time ran out before its turn came.
+var errTooLate = errors.New("not asked in time")
+
 // answered gives q its answer and its turn to the next one. Answers may come while their questions are being sent, so
 // this is a loop in whoever came first: a queue that has run out of time would otherwise be as many calls deep as it is long.
 func (a *asker) answered(q question, reply []byte, err error) {
@@ -79,16 +127,28 @@ func (a *asker) answered(q question, reply []byte, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asking--
+	if err != errTooLate || q.probe {
+		a.note(q.probe, err)
+	}
 	if a.pumping {
 		return
 	}
 	a.pumping = true
-	for len(a.waiting) > 0 && a.asking < a.limit {
+	for len(a.waiting) > 0 && (a.asking < a.limit || a.breaker.open) {
 		next := a.waiting[0]
 		a.waiting[0] = question{}
 		a.waiting = a.waiting[1:]
 		if len(a.waiting) == 0 {
 			a.waiting = nil
+		}
+		if a.crowded.Load() && len(a.waiting) <= a.crowd()/2 {
+			a.crowded.Store(false)
+		}
+		if a.breaker.open {
+			a.mu.Unlock()
+			a.refuse(&next, limitBreaker, errBroken)
+			a.mu.Lock()
+			continue
 		}
 		a.asking++
 		a.mu.Unlock()
@@ -96,6 +156,33 @@ func (a *asker) answered(q question, reply []byte, err error) {
 		a.mu.Lock()
 	}
 	a.pumping = false
+}
+
+// note tells the breaker how a question ended. A worker's own error is an answer, and so is that nobody was asked
+// because the question is too large. The lock is held.
+func (a *asker) note(probe bool, err error) {
+	failed := err != nil && !errors.Is(err, rpc.ErrTooLarge)
+	if !a.breaker.note(time.Now(), probe, failed) {
+		return
+	}
+	if a.breaker.open {
+		a.metrics.breakerOpen.Set(1)
+		a.log.Warn("workers do not answer: no more is asked of them for a while", "err", err)
+	} else {
+		a.metrics.breakerOpen.Set(0)
+		a.log.Info("workers answer again")
+	}
+}
+
+// state is what operators are told.
+func (a *asker) state() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	state := "closed"
+	if a.breaker.open {
+		state = "open"
+	}
+	return fmt.Sprintf("breaker %s, %d questions unanswered, %d waiting", state, a.asking, len(a.waiting))
 }
 
 func readAnswer(reply []byte, err error) (*contracts.Answer, *contracts.Error) {

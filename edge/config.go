@@ -73,6 +73,8 @@ type Config struct {
 	AskTime time.Duration
 	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
 	InFlight int
+	// BreakTime is how long nothing is asked of workers that do not answer. Defaults to 2 s; negative: the breaker is off.
+	BreakTime time.Duration
 	// Limits is what clients may do in how much time. Default to off.
 	Limits Limits
 }
@@ -110,6 +112,7 @@ func (c *Config) setDefaults() {
 	last(&c.CloseTime, 2*time.Second)
 	last(&c.StoredTime, 4*time.Second)
 	last(&c.AskTime, 5*time.Second)
+	last(&c.BreakTime, 2*time.Second)
 }
 
 // Validate tells what is wrong with c, if anything is.

@@ -216,7 +216,7 @@ func (c *conn) noteBegun(r *wire.Reader) {
 
 // resume takes the input that waited.
 func (c *conn) resume() {
-	if !c.paused || c.busy != nil && c.busy.pending >= maxPending/2 {
+	if !c.paused || c.busy != nil && c.busy.pending > 0 && (c.busy.pending >= maxPending/2 || c.loop.srv.asker.crowded.Load()) {
 		return
 	}
 	c.paused = false

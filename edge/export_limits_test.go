@@ -1,6 +1,9 @@
 package edge
 
-import "unsafe"
+import (
+	"time"
+	"unsafe"
+)
 
 // Buckets are a connection's buckets, driven by who calls them.
 type Buckets struct {
@@ -25,3 +28,15 @@ func (b *Buckets) Take(now uint32, size int, join bool) (wait uint32, met string
 
 // Strained reports whether the connection would be closed.
 func (b *Buckets) Strained() bool { return b.b.strained() }
+
+// Breaker is a breaker whose clock is the caller's.
+type Breaker struct{ b breaker }
+
+// NewBreaker makes a closed breaker.
+func NewBreaker(pause time.Duration) *Breaker { return &Breaker{breaker{pause: pause}} }
+
+// Allow and Note are its two sides.
+func (b *Breaker) Allow(now time.Time) (ok, probe bool) { return b.b.allow(now) }
+
+// Note takes the fate of a question.
+func (b *Breaker) Note(now time.Time, probe, failed bool) { b.b.note(now, probe, failed) }

@@ -266,6 +266,7 @@ func (h *httpServer) ask(w http.ResponseWriter, r *http.Request, status int, op 
 	answered := make(chan outcome, 1)
 	s := h.srv
 	s.asker.ask(question{
+		op:       op,
 		subject:  s.subject(op, room),
 		deadline: time.Now().Add(s.cfg.AskTime),
 		body: func(left time.Duration) []byte {

@@ -48,14 +48,18 @@ const (
 	limitBytes
 	limitJoins
 	limitStrain
+	limitAsking
+	limitBreaker
 	limits // how many there are
 )
 
 var limitNames = [limits]string{
-	limitFrames: "frames",
-	limitBytes:  "bytes",
-	limitJoins:  "joins",
-	limitStrain: "strain",
+	limitFrames:  "frames",
+	limitBytes:   "bytes",
+	limitJoins:   "joins",
+	limitStrain:  "strain",
+	limitAsking:  "requests_waiting",
+	limitBreaker: "breaker",
 }
 
 // maxRate is the most per second that a bucket of a connection can count.

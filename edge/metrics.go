@@ -26,6 +26,7 @@ type metrics struct {
 	rooms       prometheus.Gauge
 	unheard     prometheus.Gauge
 	asking      prometheus.Gauge
+	breakerOpen prometheus.Gauge
 	limited     [limits]prometheus.Counter
 }
 
@@ -63,6 +64,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rooms:       gauge("rooms", "Rooms with a member on this node."),
 		unheard:     gauge("lane_groups_unheard", "Lane groups that are not heard at the moment."),
 		asking:      gauge("requests_in_flight", "Questions to workers that are not answered yet."),
+		breakerOpen: gauge("breaker_open", "1 while workers do not answer and nothing is asked of them."),
 		requests:    make(map[contracts.Op]prometheus.Counter),
 	}
 	requests := vec("requests_total", "op", "Requests of clients, by op.")

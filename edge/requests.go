@@ -253,6 +253,7 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 	c.begin(1)
 	conn, user := c.id, c.known()
 	s.asker.ask(question{
+		op:       r.op,
 		subject:  s.subject(r.op, r.room),
 		deadline: time.Now().Add(s.cfg.AskTime),
 		body: func(left time.Duration) []byte {
@@ -275,10 +276,11 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 	})
 }
 
-// begin counts requests that are not answered, and makes a client wait that has too many.
+// begin counts requests that are not answered, and makes a client wait that has too many: while the whole edge waits for
+// workers, that is one.
 func (c *conn) begin(n int) {
 	c.work().pending += n
-	if c.busy.pending >= maxPending {
+	if c.busy.pending >= maxPending || c.loop.srv.asker.crowded.Load() {
 		c.paused = true
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -271,11 +272,19 @@ func TestQuestionsInFlight(t *testing.T) {
 	})
 }
 
+// waiting is how many questions wait for their turn.
+func (w *world) waiting() (n int) {
+	var state string
+	var asking int
+	_, _ = fmt.Sscanf(w.server.State(), "breaker %s %d questions unanswered, %d waiting", &state, &asking, &n)
+	return n
+}
+
 // TestManyWaitingQuestions run out of time or find nobody while they wait: as many as there are must not make the stack
 // as deep.
 func TestManyWaitingQuestions(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.InFlight = 1 })
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.InFlight, c.BreakTime = 1, -1 })
 		clients := make([]*client, 20)
 		for i := range clients {
 			clients[i] = w.connected()
@@ -284,12 +293,16 @@ func TestManyWaitingQuestions(t *testing.T) {
 			for id := range 200 {
 				c.say(`{"id":%d,"op":"history","room":"a"}`, id+1)
 			}
-			c.quiet()
 		}
+		until(t, "a queue", func() bool { return w.waiting() >= 64 })
 		first := w.worker.next(t, contracts.OpHistory)
+		var mu sync.Mutex // guards deepest: both loops ask
 		deepest := 0
 		w.worker.script(contracts.OpHistory, func(q *asked) {
-			deepest = max(deepest, runtime.Callers(0, make([]uintptr, 500)))
+			depth := runtime.Callers(0, make([]uintptr, 500))
+			mu.Lock()
+			deepest = max(deepest, depth)
+			mu.Unlock()
 			q.answer(rpc.ErrNoServer)
 		})
 		first.ok(`{}`)
@@ -298,6 +311,8 @@ func TestManyWaitingQuestions(t *testing.T) {
 				c.get()
 			}
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		if deepest > 100 {
 			t.Errorf("the stack was %d calls deep", deepest)
 		}

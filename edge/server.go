@@ -66,7 +66,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, ask: deps.Ask, metrics: newMetrics(deps.Metrics)}
 	registerLimits(deps.Metrics, &s.cfg)
-	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics}
+	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics, log: deps.Log, breaker: breaker{pause: max(0, cfg.BreakTime)}}
 	s.hub = newHub(s)
 	s.gone.srv = s
 	s.http = newHTTPServer(s)
@@ -163,6 +163,9 @@ func (s *Server) Ready() error {
 	}
 	return nil
 }
+
+// State tells operators how it goes between this edge and the workers.
+func (s *Server) State() string { return s.asker.state() }
 
 // Shutdown stops accepting, lets requests finish for a while, closes every connection with 1012, or 4450 where it drains, and returns when all
 // are closed or ctx has ended.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -43,9 +44,10 @@ type Server struct {
 	http     *http.Server
 	ln       net.Listener
 
-	mu     sync.Mutex // guards checks, facts
+	mu     sync.Mutex // guards the rest
 	checks []Check
 	facts  map[string]string
+	tells  map[string]func() string
 }
 
 // New makes a listener that is not open yet.
@@ -53,7 +55,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1:9100"
 	}
-	s := &Server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), started: time.Now(), facts: map[string]string{}}
+	s := &Server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), started: time.Now(), facts: map[string]string{}, tells: map[string]func() string{}}
 	for k, v := range cfg.Facts {
 		s.facts[k] = v
 	}
@@ -75,7 +77,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 // Registry is where the process's parts register their metrics.
 func (s *Server) Registry() *prometheus.Registry { return s.registry }
 
-// Add adds a check; Fact adds or changes a fact.
+// Add adds a check.
 func (s *Server) Add(c Check) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,6 +89,13 @@ func (s *Server) Fact(name, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.facts[name] = value
+}
+
+// Tell adds a fact that changes: value is called whenever facts are shown, on any goroutine.
+func (s *Server) Tell(name string, value func() string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tells[name] = value
 }
 
 // Start opens the listener. The error names the address and what to do.
@@ -136,7 +145,11 @@ func (s *Server) state() state {
 	for k, v := range s.facts {
 		st.Facts[k] = v
 	}
+	tells := maps.Clone(s.tells)
 	s.mu.Unlock()
+	for name, value := range tells {
+		st.Facts[name] = value()
+	}
 	for _, c := range checks {
 		st.Checks[c.Name] = "ok"
 		if err := c.Ready(); err != nil {

@@ -74,6 +74,17 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
+func TestTell(t *testing.T) {
+	now := "closed"
+	s := start(t, ops.Config{Listen: "127.0.0.1:0"})
+	s.Tell("edge-1", func() string { return now })
+	for _, now = range []string{"closed", "open"} {
+		if _, body := get(t, s, "/readyz?verbose"); !strings.Contains(body, `"edge-1": "`+now+`"`) {
+			t.Errorf("%s is not told: %s", now, body)
+		}
+	}
+}
+
 func TestMetricsAndStatus(t *testing.T) {
 	s := start(t, ops.Config{Listen: "127.0.0.1:0"})
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "parley_test_things_total", Help: "Things."})

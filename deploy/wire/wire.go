@@ -73,7 +73,10 @@ func kafka(s Settings, node contracts.NodeID) journal.Config {
 func Edge(s Settings, cfg edge.Config, more ...fx.Option) fx.Option {
 	cfg.Names, cfg.Partitions, cfg.Version = s.Names, s.Partitions, s.Version
 	return fx.Options(base(s, "edge", cfg.Node), fx.Supply(cfg), fx.Provide(edgeDeps), edge.Module(),
-		fx.Invoke(func(e *edge.Server, o *ops.Server) { o.Add(ops.Check{Name: string(cfg.Node), Ready: e.Ready}) }),
+		fx.Invoke(func(e *edge.Server, o *ops.Server) {
+			o.Add(ops.Check{Name: string(cfg.Node), Ready: e.Ready})
+			o.Tell(string(cfg.Node), e.State)
+		}),
 		fx.Options(more...))
 }
 

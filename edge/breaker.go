@@ -1,0 +1,79 @@
+package edge
+
+import "time"
+
+const (
+	// breakSeconds is how far back the breaker looks, and breakLeast how many answers it judges at least.
+	breakSeconds = 10
+	breakLeast   = 20
+)
+
+// breaker gives up asking workers that do not answer: it opens when more than half of at least breakLeast questions of
+// the last breakSeconds got no answer, and lets one question through after a while, whose fate decides. Its clock is that of its
+// callers, who hold its lock.
+type breaker struct {
+	pause time.Duration // how long it stays open; 0: it never opens
+
+	seconds [breakSeconds]struct{ asked, failed int }
+	last    int64 // Unix second of the newest of seconds
+	open    bool
+	until   time.Time // open until then at least
+	probing bool      // the question that decides is under way
+}
+
+// allow reports whether a question may be asked now; a probe's answer must be noted as such.
+func (b *breaker) allow(now time.Time) (ok, probe bool) {
+	switch {
+	case !b.open:
+		return true, false
+	case b.probing || now.Before(b.until):
+		return false, false
+	}
+	b.probing = true
+	return true, true
+}
+
+// note takes the fate of a question and reports whether the breaker has opened or closed because of it.
+func (b *breaker) note(now time.Time, probe, failed bool) (turned bool) {
+	if b.pause <= 0 {
+		return false
+	}
+	if b.open {
+		if !probe {
+			return false // asked before it opened
+		}
+		b.probing = false
+		if failed {
+			b.until = now.Add(b.pause)
+			return false
+		}
+		*b = breaker{pause: b.pause}
+		return true
+	}
+	b.wind(now)
+	s := &b.seconds[b.last%breakSeconds]
+	s.asked++
+	if !failed {
+		return false
+	}
+	s.failed++
+	asked, bad := 0, 0
+	for _, s := range b.seconds {
+		asked += s.asked
+		bad += s.failed
+	}
+	if asked < breakLeast || 2*bad <= asked {
+		return false
+	}
+	b.open, b.until = true, now.Add(b.pause)
+	return true
+}
+
+// wind forgets the seconds that are too long ago.
+func (b *breaker) wind(now time.Time) {
+	second := now.Unix()
+	for n := min(second-b.last, breakSeconds); n > 0; n-- {
+		b.seconds[(second-n+1)%breakSeconds] = struct{ asked, failed int }{}
+	}
+	b.last = max(b.last, second)
+}
