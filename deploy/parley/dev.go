@@ -32,6 +32,9 @@ import (
 	"github.com/parley-chat/parley/workers/dispatch"
 )
 
+// auditEvery is how often dev compares a stretch of its log with what became of it.
+const auditEvery = 30 * time.Second
+
 type devCmd struct {
 	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept. Defaults to .parley."`
 	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
@@ -206,7 +209,7 @@ func (d *dev) start(ctx context.Context) error {
 	if err := d.run(ctx, wire.Dispatch(d.set, "dispatch-1", fx.Populate(&disp))); err != nil {
 		return err
 	}
-	if err := d.run(ctx, wire.Worker(d.set, d.accounts.worker("worker-1"), d.class)); err != nil {
+	if err := d.run(ctx, wire.Worker(d.set, d.accounts.worker("worker-1"), d.class, wire.Audit(d.set, auditEvery))); err != nil {
 		return err
 	}
 	if err := d.catchUp(ctx, disp, keep); err != nil {

@@ -76,10 +76,14 @@ type workerCmd struct {
 	servers  `embed:""`
 	process  `embed:""`
 	accounts `embed:""`
+	Audit    time.Duration `name:"audit" env:"PARLEY_AUDIT" default:"30s" help:"How often this worker compares a stretch of the log with what became of it; see the metrics parley_audit_…. 0 is off."`
 }
 
 // Validate is called by the command line's parser.
 func (c *workerCmd) Validate() error {
+	if c.Audit < 0 || c.Audit > 0 && c.Audit < time.Second {
+		return fmt.Errorf("--audit %v: must be 1s or more, or 0 for off", c.Audit)
+	}
 	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
 }
 
@@ -97,7 +101,10 @@ func (c *workerCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, class journal.Durability) fx.Option {
-		return wire.Worker(set, c.accounts.worker(node), class)
+		if c.Audit == 0 {
+			return wire.Worker(set, c.accounts.worker(node), class)
+		}
+		return wire.Worker(set, c.accounts.worker(node), class, wire.Audit(set, c.Audit))
 	})
 }
 

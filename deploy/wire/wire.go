@@ -22,6 +22,7 @@ import (
 	"github.com/parley-chat/parley/persist/sink"
 	"github.com/parley-chat/parley/persist/store"
 	"github.com/parley-chat/parley/workers"
+	"github.com/parley-chat/parley/workers/audit"
 	"github.com/parley-chat/parley/workers/dispatch"
 )
 
@@ -87,6 +88,13 @@ func Worker(s Settings, cfg workers.Config, durability journal.Durability, more 
 		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), workers.Module(),
 		fx.Invoke(func(w *workers.Worker, o *ops.Server) { o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready}) }),
 		fx.Options(more...))
+}
+
+// Audit adds to a worker's graph what samples the log and checks the promises, so often.
+func Audit(s Settings, every time.Duration) fx.Option {
+	return fx.Options(journal.LogModule(), audit.Module(),
+		fx.Provide(func() audit.Store { return s.Store }),
+		fx.Supply(audit.Config{Names: s.Names, Partitions: s.Partitions, Every: every}))
 }
 
 // Dispatch is the graph of a dispatcher.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"testing"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -24,6 +25,7 @@ func TestGraphs(t *testing.T) {
 		"edge":              wire.Edge(s, edge.Config{Node: "e"}, page),
 		"edge without page": wire.Edge(s, edge.Config{Node: "e"}),
 		"worker":            wire.Worker(s, workers.Config{Node: "w"}, journal.DurabilityProcess),
+		"auditing worker":   wire.Worker(s, workers.Config{Node: "w"}, journal.DurabilityProcess, wire.Audit(s, time.Second)),
 		"dispatch":          wire.Dispatch(s, "d"),
 		"persist":           wire.Persist(s, "p"),
 	} {
