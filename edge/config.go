@@ -56,6 +56,15 @@ type Config struct {
 	Fragments int
 	// OutboundBytes is the most that waits for one connection. Defaults to 1 MiB.
 	OutboundBytes int
+	// OutboundTotal is the most that waits for all connections together, as bytes of memory. Defaults to a quarter of the
+	// process's memory limit.
+	OutboundTotal int64
+	// Stall is how long a socket may take nothing of what waits for it. Defaults to Ping and Pong together, for which it
+	// stands in: a stuck connection is not pinged.
+	Stall time.Duration
+	// SendBuffer is what the kernel may hold for one connection, as SO_SNDBUF; -1 leaves it to the kernel, which goes up to
+	// 4 MiB. Defaults to 64 KiB. Linux doubles the figure for its own records.
+	SendBuffer int
 	// Ping is the interval of WebSocket pings. Defaults to 25 s.
 	Ping time.Duration
 	// Pong is how long after a ping something must be heard. Defaults to 10 s.
@@ -103,9 +112,14 @@ func (c *Config) setDefaults() {
 	set(&c.MessageBytes, 64<<10)
 	set(&c.Fragments, 64)
 	set(&c.OutboundBytes, 1<<20)
+	set(&c.SendBuffer, 64<<10)
+	if c.OutboundTotal == 0 {
+		c.OutboundTotal = memoryLimit() / 4
+	}
 	set(&c.InFlight, 2000)
 	last(&c.Ping, 25*time.Second)
 	last(&c.Pong, 10*time.Second)
+	last(&c.Stall, c.Ping+c.Pong)
 	last(&c.HeadTime, 5*time.Second)
 	last(&c.ConnectTime, 5*time.Second)
 	last(&c.FrameTime, 30*time.Second)
@@ -123,7 +137,7 @@ func (c *Config) Validate() error {
 	if c.Partitions != 0 && !contracts.ValidPartitions(c.Partitions) {
 		return fmt.Errorf("edge partitions %d: must be a power of two from 1 to %d", c.Partitions, contracts.Lanes)
 	}
-	if c.Ping < 0 || c.Pong < 0 || c.Loops < 0 || c.MaxConnections < 0 {
+	if c.Ping < 0 || c.Pong < 0 || c.Stall < 0 || c.OutboundBytes < 0 || c.OutboundTotal < 0 || c.Loops < 0 || c.MaxConnections < 0 {
 		return errors.New("edge: a setting is negative")
 	}
 	if c.Loops > maxLoops {

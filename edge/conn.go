@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"errors"
 	"strconv"
 	"time"
@@ -24,6 +23,9 @@ const (
 const (
 	// maxPending is how many of a connection's requests may be unanswered; above it its input waits in the socket.
 	maxPending = 256
+	// heavy is for how many of them a join or a page of history counts: its answer may be large, and the answers to all
+	// that was asked must find room while the client does not read.
+	heavy = 8
 	// connectBytes bounds what may follow an unanswered connect.
 	connectBytes = 12 << 10
 	// tokenReminder is how long before a token's end the client is reminded.
@@ -46,7 +48,7 @@ type conn struct {
 	inWheel     bool
 	queuedAgain bool // in loop.again
 	stuck       bool // the socket took less than everything
-	paused      bool // input waits until requests are answered
+	paused      bool // input waits until requests are answered, or their answers taken
 	pinged      bool // a ping is out and nothing has been heard since
 	reminded    bool // the token event was sent
 	ended       bool // on epoll: the peer sends no more, so that reading ends with the end of input
@@ -79,14 +81,13 @@ type busy struct {
 	waiting  [][]byte // requests that wait for connect
 	waitSize int
 	sends    []*sends
-	pending  int // requests that are not answered
 	storing  []*storing
-	out      [][]byte
-	outSize  int
+	pending  int     // requests that are not answered
+	out      *output // see conn.output
 }
 
 func (b *busy) idle() bool {
-	return len(b.head) == 0 && !b.reader.Partial() && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && len(b.out) == 0 && len(b.storing) == 0
+	return len(b.head) == 0 && !b.reader.Partial() && len(b.stash) == 0 && len(b.waiting) == 0 && len(b.sends) == 0 && b.pending == 0 && b.out == nil && len(b.storing) == 0
 }
 
 func (c *conn) work() *busy {
@@ -98,7 +99,14 @@ func (c *conn) work() *busy {
 
 // rest gives back what is not needed while idle.
 func (c *conn) rest() {
-	if c.busy != nil && c.busy.idle() {
+	b := c.busy
+	if b == nil {
+		return
+	}
+	if b.out != nil && !c.stuck && len(b.out.behind) == 0 {
+		b.out = nil
+	}
+	if b.idle() {
 		c.busy = nil
 	}
 }
@@ -216,10 +224,20 @@ func (c *conn) noteBegun(r *wire.Reader) {
 
 // resume takes the input that waited.
 func (c *conn) resume() {
-	if !c.paused || c.busy != nil && c.busy.pending > 0 && (c.busy.pending >= maxPending/2 || c.loop.srv.asker.crowded.Load()) {
+	if !c.paused {
+		return
+	}
+	if b := c.busy; b != nil && b.pending > 0 && (b.pending >= maxPending/2 || c.loop.srv.asker.crowded.Load()) {
+		return
+	}
+	if c.stuck && c.busy.out.size > c.loop.srv.cfg.OutboundBytes/resumeShare {
 		return
 	}
 	c.paused = false
+	if c.began != 0 { // the rest may have waited here
+		c.began = max(c.loop.ticks, 1)
+		c.sooner(c.loop.in(c.loop.srv.cfg.FrameTime))
+	}
 	if b := c.busy; b != nil && len(b.stash) > 0 {
 		data := b.stash
 		b.stash = nil
@@ -249,72 +267,6 @@ func (c *conn) readAgain() {
 }
 
 // Writing.
-
-// write sends frames to the client. shared says that b is never changed; otherwise b is the caller's again on return.
-func (c *conn) write(b []byte, shared bool) {
-	if c.state == stateGone || c.state == stateClosing {
-		return // nothing follows a close frame
-	}
-	if !c.stuck {
-		n, err := c.put(b)
-		if n == len(b) {
-			return
-		}
-		if err != nil && !errors.Is(err, errAgain) {
-			c.close()
-			return
-		}
-		b = b[n:]
-		c.stuck = true
-	}
-	w := c.work()
-	// The first piece may be the rest of a frame: it waits in any case.
-	if len(w.out) > 0 && w.outSize+len(b) > c.loop.srv.cfg.OutboundBytes {
-		c.tooSlow()
-		return
-	}
-	if !shared {
-		b = bytes.Clone(b)
-	}
-	w.out = append(w.out, b)
-	w.outSize += len(b)
-}
-
-// writable sends what waited.
-func (c *conn) writable() {
-	if !c.stuck || c.busy == nil {
-		return
-	}
-	b := c.busy
-	for len(b.out) > 0 {
-		n, err := c.put(b.out[0])
-		b.outSize -= n
-		if n < len(b.out[0]) {
-			b.out[0] = b.out[0][n:]
-			if err != nil && !errors.Is(err, errAgain) {
-				c.close()
-			}
-			return
-		}
-		b.out[0] = nil
-		b.out = b.out[1:]
-	}
-	b.out = nil
-	c.stuck = false
-	if c.state == stateClosing {
-		c.halfClose()
-	}
-	c.rest()
-}
-
-// tooSlow ends a connection whose output does not fit any more: what waits is given up, as more of it would not arrive either.
-func (c *conn) tooSlow() {
-	c.countClosed(contracts.CloseTooSlow)
-	b := c.work()
-	// The first waiting piece may have been sent in part: what follows it must be the close frame.
-	b.out = append(b.out[:min(1, len(b.out))], wire.AppendClose(nil, contracts.CloseTooSlow, "too slow"))
-	c.startClosing()
-}
 
 func (c *conn) reply(req *request, ok []byte) {
 	switch {
@@ -387,13 +339,18 @@ func (l *loop) frameStart() []byte {
 
 // send frames and writes a payload that began with frameStart.
 func (c *conn) send(out []byte) {
+	c.write(c.loop.frameEnd(out), false)
+}
+
+// frameEnd frames a payload that began with frameStart. The frame is valid until the next frameStart.
+func (l *loop) frameEnd(out []byte) []byte {
 	if cap(out) <= 256<<10 {
-		c.loop.out = out[:0]
+		l.out = out[:0]
 	}
 	payload := len(out) - headroom
 	start := headroom - (wire.FrameSize(payload) - payload)
 	wire.AppendTextHeader(out[start:start], payload)
-	c.write(out[start:], false)
+	return out[start:]
 }
 
 // Closing.
@@ -485,6 +442,7 @@ func (c *conn) forget() {
 		l.srv.open.Add(-1)
 	}
 	c.releaseAll()
+	c.giveBack()
 	c.leaveAll()
 	c.state = stateGone
 	c.unschedule()
@@ -516,12 +474,18 @@ func (c *conn) timeout() {
 		c.close()
 		return
 	}
-	if c.began != 0 && l.ticks-c.began >= uint32(cfg.FrameTime/tick) {
+	if c.began != 0 && !c.paused && l.ticks-c.began >= uint32(cfg.FrameTime/tick) {
 		c.shut(contracts.ClosePolicy, "a message did not arrive in time")
 		return
 	}
 	silent := time.Duration(l.ticks-c.heard) * tick
 	switch {
+	case c.stuck:
+		// A ping would wait behind the rest: taking something is the sign of life.
+		if time.Duration(l.ticks-c.busy.out.took)*tick >= cfg.Stall {
+			c.tooSlow()
+			return
+		}
 	case c.pinged && silent >= cfg.Ping+cfg.Pong:
 		c.close()
 		return
@@ -568,7 +532,10 @@ func (c *conn) nextTimer() {
 		wait += cfg.Pong
 	}
 	due := c.heard + uint32((wait+tick-1)/tick)
-	if c.began != 0 {
+	if c.stuck {
+		due = c.busy.out.took + uint32((cfg.Stall+tick-1)/tick)
+	}
+	if c.began != 0 && !c.paused {
 		due = min(due, c.began+uint32(cfg.FrameTime/tick))
 	}
 	if c.state == stateReady {

@@ -91,3 +91,60 @@ type Burst struct{ b burst }
 
 // Over is burst.over.
 func (b *Burst) Over(opened, held int64) bool { return b.b.over(opened, held) }
+
+// HearAll makes every lane count as heard, so that joins go on to the worker.
+func (b *Bench) HearAll() {
+	for i := range b.srv.hub.lanes.on {
+		b.srv.hub.lanes.on[i] = true
+	}
+}
+
+// Round runs the loop through its inbox until it is empty; what was written stays for Take.
+func (b *Bench) Round() {
+	for first := true; first || b.loop.more || len(b.loop.again) > 0; first = false {
+		b.loop.drainAgain()
+		b.loop.work()
+	}
+}
+
+// Waiting is what all connections' waiting output holds, and how many connections are stuck.
+func (b *Bench) Waiting() (bytes int64, stuck int) {
+	return b.srv.outbound.bytes.Load(), len(b.loop.stuck)
+}
+
+// Take takes up to n bytes of what was written, as a peer that reads, and tells the connection of the room that makes.
+func (b *BenchConn) Take(n int) []byte {
+	p := b.c.port
+	n = min(n, len(p.out))
+	taken := append([]byte(nil), p.out[:n]...)
+	p.out = append(p.out[:0], p.out[n:]...)
+	if n > 0 && p.refused {
+		p.refused = false
+		b.c.writable()
+	}
+	return taken
+}
+
+// Reply answers a request that nobody asked.
+func (b *BenchConn) Reply(id uint64, ok []byte) {
+	if b.c.state == stateReady {
+		b.c.reply(&request{id: id}, ok)
+	}
+}
+
+// ID is the connection's number.
+func (b *BenchConn) ID() uint64 { return b.c.id }
+
+// Queued is how much waits for the connection, and in how many rooms it is behind.
+func (b *BenchConn) Queued() (bytes, behind int) {
+	if b.c.busy == nil || b.c.busy.out == nil {
+		return 0, 0
+	}
+	return b.c.busy.out.size, len(b.c.busy.out.behind)
+}
+
+// Ready tells that the connection is neither closing nor gone.
+func (b *BenchConn) Ready() bool { return b.c.state == stateReady }
+
+// Paused tells that its input waits.
+func (b *BenchConn) Paused() bool { return b.c.paused }

@@ -54,10 +54,10 @@ func (c *conn) join(req *request) {
 			return
 		}
 		j.after = append(j.after, r)
-		c.begin(1)
+		c.begin(heavy)
 		return
 	}
-	c.begin(1)
+	c.begin(heavy)
 	c.startJoin(lc, &joining{req: r, lc: lc, deadline: time.Now().Add(l.srv.cfg.AskTime)})
 }
 
@@ -139,6 +139,8 @@ func (c *conn) joinAnswered(j *joining, a *contracts.Answer) {
 	if to.State == contracts.JoinMore {
 		// The client comes again for the rest; who was listening goes on only then.
 		if at := lc.find(c); at >= 0 {
+			c.abreast(lc, &lc.members[at])
+			c.pin(lc)
 			lc.members[at].listening = false
 		}
 		c.joinDone(j, a.OK, nil)
@@ -161,6 +163,8 @@ func (c *conn) joinAnswered(j *joining, a *contracts.Answer) {
 		return
 	}
 	at := lc.find(c)
+	c.abreast(lc, &lc.members[at]) // the answer takes the place of what was not sent
+	c.pin(lc)
 	lc.members[at].listening = true
 	lc.members[at].epoch, lc.members[at].next = to.Epoch, to.Head+1
 	c.joinDone(j, a.OK, nil)
@@ -171,20 +175,23 @@ func (c *conn) joinFailed(j *joining, bad *contracts.Error) { c.joinDone(j, nil,
 // joinDone answers, goes live where the connection listens, and starts the next join that waited for this one.
 func (c *conn) joinDone(j *joining, ok []byte, bad *contracts.Error) {
 	lc := j.lc
-	finished := 1
+	finished := heavy
 	defer func() { c.finish(finished) }()
 	c.answer(&j.req, ok, bad)
 	if j.cancelled || c.state != stateReady {
 		for i := range j.after {
 			c.answer(&j.after[i], nil, errUnavailable)
 		}
-		finished += len(j.after)
+		finished += heavy * len(j.after)
 		return
 	}
 	at := lc.find(c)
 	m := &lc.members[at]
 	m.join = nil
-	if m.listening {
+	switch {
+	case m.behind:
+		c.tellGaps()
+	case m.listening:
 		c.catchUp(lc, at)
 	}
 	lc.joined()
@@ -210,16 +217,18 @@ func (c *conn) catchUp(lc *local, at int) {
 	if lc.lostEpoch == m.epoch && lc.lost >= m.next {
 		from := m.next
 		m.next = lc.lost + 1
-		c.sendGap(lc.room.id, from, lc.lost)
-		if c.state != stateReady {
+		c.sendGap(lc, from, lc.lost)
+		if c.state != stateReady || m.behind {
 			return // m may be another member's by now
 		}
 	}
 	for i := range lc.kept {
 		if it := &lc.kept[i]; it.epoch == m.epoch && it.seq >= m.next {
 			m.next = it.seq + 1
-			c.write(it.frame, true)
-			if c.state != stateReady {
+			if n, done := c.try(it.frame); !done {
+				c.holdBatch(lc, lc.kept[i:i+1], it.frame, nil, n)
+			}
+			if c.state != stateReady || m.behind {
 				return
 			}
 		}

@@ -2,7 +2,6 @@ package edge_test
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 
@@ -445,57 +444,6 @@ func TestMalformedLaneMessages(t *testing.T) {
 			t.Errorf("%v counted", n)
 		}
 		c.quiet()
-	})
-}
-
-// TestSlowReader fills one member's output: it alone is closed, in a room of its own too.
-func TestSlowReader(t *testing.T) {
-	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.OutboundBytes, c.CloseTime = 64<<10, time.Minute })
-		slow, quick, alone := w.connected(), w.connected(), w.connected()
-		slow.joined(w, lobby, 0)
-		quick.joined(w, lobby, 0)
-		alone.joined(w, "alone", 0)
-		big := make([]byte, 30<<10)
-		for i := range big {
-			big[i] = 'x'
-		}
-		say := func(room contracts.RoomID, seq contracts.Seq) {
-			e := entryOf(room, 1, seq)
-			e.Body = fmt.Appendf(nil, `{"event":"message","room":"%s","seq":%d,"epoch":1,"text":"%s"}`, room, seq, big)
-			w.ear.publish(e)
-		}
-		seq := contracts.Seq(0)
-		for ; w.metric("closed_total") == 0; seq++ {
-			say(lobby, seq+1)
-			quick.entry(seq + 1)
-		}
-		for n := contracts.Seq(0); w.metric("closed_total") == 1; n++ {
-			say("alone", n+1)
-		}
-		say(lobby, seq+1)
-		quick.entry(seq + 1)
-		for _, c := range []*client{slow, alone} { // what arrives is in order, and the close frame is at its end
-			var last contracts.Seq
-			for {
-				m := c.get()
-				if m.op == 8 {
-					if m.closing != contracts.CloseTooSlow {
-						t.Errorf("close code %d", m.closing)
-					}
-					break
-				}
-				if m.Seq != last+1 {
-					t.Fatalf("entry %d behind %d", m.Seq, last)
-				}
-				last = m.Seq
-			}
-			_ = c.nc.Close()
-		}
-		until(t, "the ends", func() bool { return w.server.Connections() == 1 })
-		if n := w.metric("rooms"); n != 1 {
-			t.Errorf("%v rooms", n)
-		}
 	})
 }
 

@@ -56,23 +56,25 @@ type loop struct {
 	closed chan struct{} // closed when run has returned
 
 	// Owned by the loop's goroutine.
-	spare  []item
-	seats  []seat  // the connections; place 0 stays free
-	free   []int32 // places that were given up
-	held   int     // connections
-	locals map[contracts.RoomID]*local
-	dirty  []*local
-	again  []*conn // readable, not read to the end
-	buf    []byte
-	out    []byte            // scratch for frames that are written at once
-	wheel  [wheelSlots]int32 // places of the first connections; 0: none
-	ticks  uint32            // since start
-	start  time.Time
-	lim    wire.Limits
-	early  wire.Limits // before connect is answered
-	rates  rates
-	more   bool // the inbox is not empty
-	ending bool
+	spare    []item
+	seats    []seat  // the connections; place 0 stays free
+	free     []int32 // places that were given up
+	held     int     // connections
+	locals   map[contracts.RoomID]*local
+	dirty    []*local
+	again    []*conn // readable, not read to the end
+	stuck    []*conn // output waits; see output.place
+	buf      []byte
+	out      []byte            // scratch for frames that are written at once
+	gathered []byte            // scratch for what waited, nil until something has
+	wheel    [wheelSlots]int32 // places of the first connections; 0: none
+	ticks    uint32            // since start
+	start    time.Time
+	lim      wire.Limits
+	early    wire.Limits // before connect is answered
+	rates    rates
+	more     bool // the inbox is not empty
+	ending   bool
 }
 
 // poller is what tells a loop that something happened.
@@ -198,6 +200,7 @@ func (l *loop) work() {
 	}
 	clear(l.dirty)
 	l.dirty = l.dirty[:0]
+	l.relieve()
 	clear(items)
 	if cap(items) > 64<<10 {
 		items = nil

@@ -22,12 +22,27 @@ type metrics struct {
 	repairs     prometheus.Counter
 	gaps        prometheus.Counter
 	resets      prometheus.Counter
-	malformed   prometheus.Counter
-	rooms       prometheus.Gauge
-	unheard     prometheus.Gauge
-	asking      prometheus.Gauge
-	breakerOpen prometheus.Gauge
-	limited     [limits]prometheus.Counter
+	slowGaps    prometheus.Counter
+	stuck       prometheus.Gauge
+	behind      prometheus.Gauge
+
+	droppedEvents, droppedEntries prometheus.Counter
+	malformed                     prometheus.Counter
+	rooms                         prometheus.Gauge
+	unheard                       prometheus.Gauge
+	asking                        prometheus.Gauge
+	breakerOpen                   prometheus.Gauge
+	limited                       [limits]prometheus.Counter
+}
+
+// outboundOf exports what waits in an edge's connections.
+func (m *metrics) outboundOf(reg prometheus.Registerer, o *outbound) {
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "parley", Subsystem: "edge", Name: name, Help: help}, value))
+	}
+	gauge("outbound_bytes", "Memory that waits for sockets; what several connections wait for counts once per loop.",
+		func() float64 { return float64(o.bytes.Load()) })
+	gauge("outbound_limit_bytes", "The most that may wait for all connections together.", func() float64 { return float64(o.limit) })
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -59,6 +74,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		late:        counter("entries_repeated_total", "Entries heard that had been passed on before."),
 		repairs:     counter("repairs_total", "Questions for entries that were not heard."),
 		gaps:        counter("gaps_total", "Gaps told to members because a repair did not succeed."),
+		slowGaps:    counter("slow_gaps_total", "Gaps told to members whose connection was too slow."),
+		stuck:       gauge("stuck_connections", "Connections whose socket does not take all there is."),
+		behind:      gauge("behind_connections", "Connections that get no live entries of some room until their socket has drained."),
 		resets:      counter("resets_total", "Rooms reset because the log's epoch changed."),
 		malformed:   counter("lane_malformed_total", "Lane messages that could not be read."),
 		rooms:       gauge("rooms", "Rooms with a member on this node."),
@@ -67,6 +85,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		breakerOpen: gauge("breaker_open", "1 while workers do not answer and nothing is asked of them."),
 		requests:    make(map[contracts.Op]prometheus.Counter),
 	}
+	dropped := vec("dropped_total", "kind", "Frames that a connection was too slow for: ephemeral events, and entries that were told as a gap.")
+	m.droppedEvents, m.droppedEntries = dropped.WithLabelValues("event"), dropped.WithLabelValues("entry")
 	requests := vec("requests_total", "op", "Requests of clients, by op.")
 	for _, op := range clientOps {
 		m.requests[op] = requests.WithLabelValues(string(op))

@@ -247,6 +247,12 @@ func (s *Server) listenRaw(ln net.Listener) error {
 	if ln.Addr().Network() == "tcp" {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // sockets that are accepted inherit it
 	}
+	if s.cfg.SendBuffer > 0 { // what is accepted inherits it
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, s.cfg.SendBuffer); err != nil {
+			_ = unix.Close(fd)
+			return fmt.Errorf("bound the send buffer on %s: %w", ln.Addr(), err)
+		}
+	}
 	l := s.loops[0]
 	done := make(chan error, 1)
 	if !l.call(func() { done <- l.poll.(*epoll).listenOn(fd) }) {

@@ -250,7 +250,11 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 	s, l := c.loop.srv, c.loop
 	r := *req
 	r.body = bytes.Clone(req.body)
-	c.begin(1)
+	weight := 1
+	if r.op == contracts.OpHistory {
+		weight = heavy
+	}
+	c.begin(weight)
 	conn, user := c.id, c.known()
 	s.asker.ask(question{
 		op:       r.op,
@@ -270,7 +274,7 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 				if c.state != stateClosing {
 					then(&r, a, bad)
 				}
-				c.finish(1)
+				c.finish(weight)
 			})
 		},
 	})

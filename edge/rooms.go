@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 
@@ -30,6 +31,8 @@ type local struct {
 	keptBytes int             //
 	lost      contracts.Seq   // the highest entry that was dropped from kept, or given up in a gap
 	lostEpoch contracts.Epoch // of lost
+
+	last contracts.Seq // the last entry that was passed on here, or given up in a gap
 }
 
 // member is one connection in a room. It gets the entries from next on.
@@ -39,6 +42,7 @@ type member struct {
 	epoch contracts.Epoch
 	// listening: live entries go out at once, or, while join is not nil, go on where they stopped if the join fails.
 	listening bool
+	behind    bool // the connection is too slow: it gets nothing until its socket has drained, then a gap from next on
 	join      *joining
 }
 
@@ -101,11 +105,15 @@ func (lc *local) deliver(batch []item, size int) {
 			last = batch[i].seq
 		}
 	}
+	if first != 0 {
+		lc.last = last
+	}
 	metrics := lc.loop.srv.metrics
 	delivered, writes := 0, 0
+	var h *held
 	for i := 0; i < len(lc.members); i++ {
 		m := &lc.members[i]
-		if !m.listening || m.join != nil {
+		if !m.listening || m.behind || m.join != nil {
 			continue
 		}
 		c := m.conn
@@ -113,12 +121,17 @@ func (lc *local) deliver(batch []item, size int) {
 			if first != 0 {
 				m.next = last + 1
 			}
-			c.write(together, true)
+			if n, done := c.try(together); !done {
+				h = c.holdBatch(lc, batch, together, h, n)
+			}
 			delivered += len(batch)
 			writes++
 		} else {
+			end := 0
 			for j := range batch {
 				it := &batch[j]
+				start := end
+				end += len(it.frame)
 				if it.kind == itemEvent {
 					if it.except == c.id {
 						continue
@@ -128,10 +141,12 @@ func (lc *local) deliver(batch []item, size int) {
 				} else {
 					m.next = it.seq + 1
 				}
-				c.write(it.frame, true)
+				if n, done := c.try(it.frame); !done {
+					h = c.holdBatch(lc, batch[j:j+1], together[start:end], h, n)
+				}
 				delivered++
 				writes++
-				if i >= len(lc.members) || lc.members[i].conn != c {
+				if i >= len(lc.members) || lc.members[i].conn != c || lc.members[i].behind {
 					break
 				}
 			}
@@ -185,28 +200,66 @@ func (lc *local) gap(epoch contracts.Epoch, from, to contracts.Seq) {
 	if lc.joining > 0 {
 		lc.noteLost(epoch, to)
 	}
+	lc.last = to
 	for i := 0; i < len(lc.members); i++ {
 		m := &lc.members[i]
-		if !m.listening || m.join != nil || m.epoch != epoch || m.next > to {
+		if !m.listening || m.behind || m.join != nil || m.epoch != epoch || m.next > to {
 			continue
 		}
 		c, start := m.conn, max(from, m.next)
 		m.next = to + 1
-		c.sendGap(lc.room.id, start, to)
+		c.sendGap(lc, start, to)
 		if i < len(lc.members) && lc.members[i].conn != c {
 			i--
 		}
 	}
 }
 
-func (c *conn) sendGap(room contracts.RoomID, from, to contracts.Seq) {
+// sendGap tells that the entries from … to of a room were not sent. If that has to wait it may still become part of a
+// longer gap.
+func (c *conn) sendGap(lc *local, from, to contracts.Seq) {
 	out := append(c.loop.frameStart(), `{"event":"gap","room":"`...)
-	out = append(out, room...)
+	out = append(out, lc.room.id...)
 	out = append(out, `","from":`...)
 	out = strconv.AppendUint(out, uint64(from), 10)
 	out = append(out, `,"to":`...)
 	out = strconv.AppendUint(out, uint64(to), 10)
-	c.send(append(out, '}'))
+	frame := c.loop.frameEnd(append(out, '}'))
+	if n, done := c.try(frame); !done {
+		c.enqueue(piece{frames: bytes.Clone(frame), kind: pieceGap, room: lc, first: from, last: to}, n)
+	}
+}
+
+// holdBatch queues what is left of a batch, of which n bytes were written. h is the memory of the whole batch, nil until
+// somebody holds some of it; it is returned for the next member.
+func (c *conn) holdBatch(lc *local, batch []item, together []byte, h *held, n int) *held {
+	if h == nil {
+		h = &held{bytes: len(together)}
+	}
+	for i, start := 0, 0; i < len(batch); {
+		// One piece is a run of entries, or of events.
+		p := piece{held: h, kind: pieceEvent, first: batch[i].seq, last: batch[i].seq}
+		if batch[i].kind == itemEntry {
+			p.kind, p.room = pieceEntries, lc
+		}
+		end := start + len(batch[i].frame)
+		if i++; end <= n {
+			start = end
+			continue
+		}
+		for i < len(batch) && (batch[i].kind == itemEntry) == (p.kind == pieceEntries) {
+			p.last = batch[i].seq
+			end += len(batch[i].frame)
+			i++
+		}
+		p.frames = together[start:end]
+		c.enqueue(p, max(n-start, 0))
+		if c.state != stateReady {
+			break
+		}
+		start = end
+	}
+	return h
 }
 
 // reset ends the listening of all who are in an older epoch.
@@ -224,6 +277,8 @@ func (lc *local) reset(epoch contracts.Epoch, head contracts.Seq) {
 		m.conn.send(append(out, '}'))
 		if at := lc.find(m.conn); at >= 0 {
 			if lc.members[at].join != nil {
+				m.conn.abreast(lc, &lc.members[at])
+				m.conn.pin(lc)
 				lc.members[at].listening = false
 			} else {
 				m.conn.exit(lc)
@@ -269,6 +324,8 @@ func (c *conn) exit(lc *local) {
 		lc.members[at].join.cancelled = true
 		lc.joined()
 	}
+	c.abreast(lc, &lc.members[at])
+	c.pin(lc)
 	last := len(lc.members) - 1
 	lc.members[at] = lc.members[last]
 	lc.members[last] = member{}

@@ -36,6 +36,7 @@ type Server struct {
 	metrics  *metrics
 	ask      rpc.Client
 	asker    *asker
+	outbound outbound
 	hub      *hub
 	gone     gone
 	http     *httpServer
@@ -66,6 +67,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Log, ask: deps.Ask, metrics: newMetrics(deps.Metrics)}
 	registerLimits(deps.Metrics, &s.cfg)
+	s.outbound.limit = cfg.OutboundTotal
+	s.metrics.outboundOf(deps.Metrics, &s.outbound)
 	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics, log: deps.Log, breaker: breaker{pause: max(0, cfg.BreakTime)}}
 	s.hub = newHub(s)
 	s.gone.srv = s
@@ -323,6 +326,9 @@ func (s *Server) acceptPortable() {
 			s.log.Warn("accepting pauses", "err", err)
 			time.Sleep(100 * time.Millisecond)
 			continue
+		}
+		if b, ok := nc.(interface{ SetWriteBuffer(int) error }); ok && s.cfg.SendBuffer > 0 {
+			_ = b.SetWriteBuffer(s.cfg.SendBuffer)
 		}
 		s.metrics.accepted.Inc()
 		s.newPort(nc, nil)

@@ -45,6 +45,26 @@ func FrameSize(payloadLen int) int {
 	return 10 + payloadLen
 }
 
+// FrameLen is how long the frame at the beginning of frames, which are unmasked and whole, is.
+func FrameLen(frames []byte) int {
+	switch n := frames[1]; n {
+	case 126:
+		return 4 + int(binary.BigEndian.Uint16(frames[2:]))
+	case 127:
+		return 10 + int(binary.BigEndian.Uint64(frames[2:]))
+	default:
+		return 2 + int(n)
+	}
+}
+
+// Frames counts frames, which are unmasked and whole.
+func Frames(frames []byte) (n int) {
+	for ; len(frames) > 0; n++ {
+		frames = frames[FrameLen(frames):]
+	}
+	return n
+}
+
 // AppendText appends payload as one unmasked text frame.
 func AppendText(dst, payload []byte) []byte {
 	return append(appendHeader(dst, OpText, len(payload)), payload...)
