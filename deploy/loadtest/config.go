@@ -85,6 +85,8 @@ type Config struct {
 	Loops int
 	// Goroutines takes goroutines instead of epoll. TLS addresses and systems without epoll always do.
 	Goroutines bool
+	// Insecure takes every certificate of a wss:// server. Defaults to false.
+	Insecure bool
 	// JSON and HTML are files for the report. Defaults to none.
 	JSON, HTML string
 	// Plain prints lines instead of the live screen, also on a terminal.

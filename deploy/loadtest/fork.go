@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
+	"syscall"
 	"time"
 )
 
@@ -61,8 +63,7 @@ func ServeShard(in io.Reader, out io.Writer) (err error) {
 func wireAnswer(r result, err error) wireResult {
 	w := wireResult{Heads: r.heads, Behind: r.behind, Gaps: r.gaps, Usage: r.usage}
 	if err == nil && r.tally != nil {
-		var t wireTally
-		t, err = r.tally.wire()
+		t := r.tally.wire()
 		w.Tally = &t
 	}
 	if err != nil {
@@ -77,6 +78,10 @@ type remote struct {
 	in  io.WriteCloser
 	enc *json.Encoder
 	dec *json.Decoder
+	sum *tally // what it handed over last
+
+	name string
+	wait func() error // for its end; may be called again
 }
 
 // newRemote starts a process for one shard.
@@ -94,7 +99,8 @@ func newRemote(command []string, p *plan, number int) (*remote, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start a load process: %w", err)
 	}
-	r := &remote{cmd: cmd, in: in, enc: json.NewEncoder(in), dec: json.NewDecoder(bufio.NewReader(out))}
+	r := &remote{cmd: cmd, in: in, enc: json.NewEncoder(in), dec: json.NewDecoder(bufio.NewReader(out)), sum: newTally(),
+		name: fmt.Sprintf("load process %d of %d", number+1, p.Shards), wait: sync.OnceValue(cmd.Wait)}
 	if _, err := r.ask(setup{Plan: *p, Number: number}); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -104,23 +110,29 @@ func newRemote(command []string, p *plan, number int) (*remote, error) {
 func (r *remote) do(o order) (result, error) { return r.ask(o) }
 
 func (r *remote) ask(question any) (result, error) {
-	if err := r.enc.Encode(question); err != nil {
-		return result{}, fmt.Errorf("write to a load process: %w", err)
-	}
 	var w wireResult
-	if err := r.dec.Decode(&w); err != nil {
-		return result{}, fmt.Errorf("read from a load process: %w", err)
+	err := r.enc.Encode(question)
+	if err == nil {
+		err = r.dec.Decode(&w)
 	}
-	if w.Err != "" {
-		return result{}, errors.New(w.Err)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE):
+		r.in.Close()
+		if err = r.wait(); err == nil {
+			err = errors.New("exit status 0")
+		}
+		return result{}, fmt.Errorf("%s ended by itself: %w", r.name, err)
+	case err != nil:
+		return result{}, fmt.Errorf("talk to %s: %w", r.name, err)
+	case w.Err != "":
+		return result{}, fmt.Errorf("%s: %s", r.name, w.Err)
 	}
 	out := result{heads: w.Heads, behind: w.Behind, gaps: w.Gaps, usage: w.Usage}
 	if w.Tally != nil {
-		t, err := w.Tally.tally()
-		if err != nil {
+		if err := w.Tally.into(r.sum); err != nil {
 			return result{}, err
 		}
-		out.tally = t
+		out.tally = r.sum
 	}
 	return out, nil
 }
@@ -129,8 +141,8 @@ func (r *remote) close() error {
 	r.in.Close()
 	stuck := time.AfterFunc(5*time.Second, func() { r.cmd.Process.Kill() })
 	defer stuck.Stop()
-	if err := r.cmd.Wait(); err != nil {
-		return fmt.Errorf("end a load process: %w", err)
+	if err := r.wait(); err != nil {
+		return fmt.Errorf("end %s: %w", r.name, err)
 	}
 	return nil
 }

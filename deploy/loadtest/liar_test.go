@@ -1,8 +1,12 @@
 package loadtest_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +22,12 @@ type liar struct {
 	misdeed func(room string, member int, seq int) misdeed
 	// refuse answers a send with an error; nil: every one is accepted.
 	refuse func(n int) string
+	// token is the only one that is let in; empty: everybody is.
+	token string
+	// full is how many connections it takes; all further ones are answered with 503. 0: as many as come.
+	full int
+	// tls is how it speaks TLS; nil: it does not. For listen alone.
+	tls *tls.Config
 	// delay is the time between accepting a message and delivering it.
 	delay time.Duration
 
@@ -79,10 +89,20 @@ func (s *liar) listen(t *testing.T) string {
 	}
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
+		n := 0
 		for {
 			sock, err := l.Accept()
 			if err != nil {
 				return
+			}
+			if n++; s.full > 0 && n > s.full {
+				_, _ = http.ReadRequest(bufio.NewReader(sock))
+				_, _ = io.WriteString(sock, "HTTP/1.1 503 Service Unavailable\r\n\r\n")
+				sock.Close()
+				continue
+			}
+			if s.tls != nil {
+				sock = tls.Server(sock, s.tls)
 			}
 			s.serve(sock)
 		}
@@ -187,6 +207,7 @@ type liarRequest struct {
 	Op    string
 	Room  string
 	Guest string
+	Token string
 	Key   string
 	Text  string
 	Since *struct{ Seq int }
@@ -212,6 +233,10 @@ func (s *liar) request(c *liarConn, data []byte) {
 	}
 	switch q.Op {
 	case "connect":
+		if s.token != "" && q.Token != s.token {
+			c.send(object{"id": q.ID, "error": object{"code": "unauthorized", "message": "no"}})
+			return
+		}
 		c.name = q.Guest
 		c.send(object{"id": q.ID, "ok": object{"user": object{"id": "u", "name": q.Guest}, "time": time.Now().UnixMilli(), "ping": 25,
 			"limits": object{"sends_per_s": 1000}, "durability": "none", "server": object{"name": "liar", "version": "1", "node": "n"}}})

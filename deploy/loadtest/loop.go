@@ -23,7 +23,7 @@ type loop struct {
 	lane  int
 	clock clock
 	net   network
-	conns []conn
+	conns []conn // none before startRamp
 	tasks chan func()
 
 	// Owned by run.
@@ -51,20 +51,29 @@ type loop struct {
 func newLoop(p *plan, lane int) (*loop, error) {
 	n := (p.Conns - lane + p.lanes() - 1) / p.lanes()
 	l := &loop{
-		plan: p, lane: lane, clock: newClock(), conns: make([]conn, n), tasks: make(chan func(), 4),
+		plan: p, lane: lane, clock: newClock(), tasks: make(chan func(), 4),
 		rng:    rand.New(rand.NewPCG(uint64(p.Seed), uint64(lane))),
 		reader: newReader(p), tally: newTally(), spare: newTally(),
 		buf: make([]byte, headRoom, 4096), pingMS: 25_000,
 	}
-	for i := range l.conns {
-		l.conns[i].index, l.conns[i].fd = int32(i), -1
-	}
 	if p.clock != nil {
 		l.clock = *p.clock
 	}
+	all := make([]conn, n)
+	l.conns = all[:0]
 	var err error
-	l.net, err = newNetwork(p, l.conns)
+	l.net, err = newNetwork(p, all)
 	return l, err
+}
+
+// startRamp makes the connections and starts to open them. Until then they are memory that nobody has touched, so that the
+// growth of the process from here on is what they cost.
+func (l *loop) startRamp() {
+	l.conns = l.conns[:cap(l.conns)]
+	for i := range l.conns {
+		l.conns[i].index, l.conns[i].fd = int32(i), -1
+	}
+	l.ramping, l.dialAt = true, l.clock.now()
 }
 
 // global is the number of a connection in the whole run.

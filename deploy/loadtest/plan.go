@@ -26,6 +26,7 @@ type plan struct {
 	Loops  int // per shard
 	// Goroutines takes goroutines instead of epoll.
 	Goroutines bool
+	Insecure   bool
 
 	// Within one process.
 	dial  dialFunc // nil: the network's own

@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,9 +27,6 @@ const probeTimeout = 10 * time.Second
 
 // probe makes one connection before all others, so that whatever is wrong with the address is said once and clearly.
 func probe(dial dialFunc, t target, token string) (greetingOf, error) {
-	if dial == nil {
-		dial = connectTo
-	}
 	sock, err := dial(t, [2]byte{0, 1})
 	if err != nil {
 		return greetingOf{}, fmt.Errorf("%s: %w", t, dialError(err))
@@ -164,6 +162,13 @@ func dialError(err error) error {
 		return errors.New("connection refused: nothing listens there (start one with: parley dev)")
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return errors.New("no descriptors left in this process (ulimit -n)")
+	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return fmt.Errorf("%w (--insecure takes any certificate)", untrusted.Err)
+	}
+	if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) {
+		return errors.New("what answers there speaks no TLS: use ws://")
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {

@@ -22,7 +22,9 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 		return Report{}, err
 	}
 	err := d.phases(ctx)
-	err = errors.Join(err, d.fleet.close())
+	if closing := d.fleet.close(); err == nil {
+		err = closing // otherwise it says the same once more
+	}
 	d.screen.end()
 	r := d.report()
 	if err != nil {
@@ -91,7 +93,7 @@ func (d *driver) begin(ctx context.Context, out io.Writer) error {
 	d.plan = plan{
 		Run: runName(c.Seed ^ time.Now().UnixNano()), Scenario: c.Scenario, Prefix: c.Prefix, Rooms: c.Rooms, Conns: c.Connections,
 		Rate: rate, Window: c.Window, Senders: c.Senders, Size: c.Size, Ramp: c.Ramp, Churn: c.Churn, Token: c.Token,
-		Seed: c.Seed, Goroutines: c.Goroutines, dial: c.dial, clock: &d.clock,
+		Seed: c.Seed, Goroutines: c.Goroutines, Insecure: c.Insecure, dial: c.dial, clock: &d.clock,
 	}
 	for i, u := range c.URLs {
 		t, err := parseTarget(u)
@@ -99,7 +101,11 @@ func (d *driver) begin(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		d.plan.Targets = append(d.plan.Targets, t)
-		g, err := probe(c.dial, t, c.Token)
+		dial := c.dial
+		if dial == nil {
+			dial = connectBy(c.Insecure)
+		}
+		g, err := probe(dial, t, c.Token)
 		if err != nil {
 			return err
 		}
@@ -197,7 +203,10 @@ func (d *driver) phases(ctx context.Context) error {
 	if ctx.Err() != nil {
 		d.ended = endedByUser
 	}
-	return errors.Join(err, d.settle(context.WithoutCancel(ctx), ctx.Err() != nil))
+	if err != nil {
+		return err // a load process is gone, and with it what it knew
+	}
+	return d.settle(context.WithoutCancel(ctx), ctx.Err() != nil)
 }
 
 func (d *driver) ramp(ctx context.Context) error {

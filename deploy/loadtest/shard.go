@@ -2,7 +2,6 @@ package loadtest
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -33,7 +32,7 @@ type order struct {
 
 // result is what a shard answers. Only what belongs to the verb is set.
 type result struct {
-	tally  *tally
+	tally  *tally // until it is collected again
 	heads  []uint64
 	behind int
 	gaps   []Gap
@@ -51,6 +50,7 @@ type shard interface {
 type local struct {
 	plan  *plan
 	loops []*loop
+	sum   *tally // what was handed over last
 	wg    sync.WaitGroup
 
 	// Guarded by mu.
@@ -60,7 +60,7 @@ type local struct {
 
 // newLocal starts the loops of one shard.
 func newLocal(p *plan, number int) (*local, error) {
-	s := &local{plan: p}
+	s := &local{plan: p, sum: newTally()}
 	for i := range p.Loops {
 		l, err := newLoop(p, number*p.Loops+i)
 		if err != nil {
@@ -96,7 +96,8 @@ func (s *local) do(o order) (result, error) {
 	r := result{usage: ownUsage()}
 	switch o.Verb {
 	case verbCollect:
-		r.tally = newTally()
+		s.sum.reset()
+		r.tally = s.sum
 	case verbHeads:
 		r.heads = make([]uint64, s.plan.Rooms)
 	}
@@ -110,7 +111,7 @@ func (s *local) do(o order) (result, error) {
 func (l *loop) obey(o order, r *result) {
 	switch o.Verb {
 	case verbRamp:
-		l.ramping, l.dialAt = true, l.clock.now()
+		l.startRamp()
 	case verbWindow:
 		l.from, l.to = o.From, o.To
 	case verbSpeak:
@@ -157,7 +158,7 @@ func (f *fleet) do(o order) (result, error) {
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
-		return result{}, fmt.Errorf("tell the load processes to %s: %w", o.Verb, err)
+		return result{}, err
 	}
 	sum := results[0]
 	for _, r := range results[1:] {

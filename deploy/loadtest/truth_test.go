@@ -3,6 +3,7 @@ package loadtest_test
 import (
 	"context"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +14,12 @@ import (
 	"github.com/parley-chat/parley/deploy/loadtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if code, ok := asShard(os.Args[1:]); ok {
+		os.Exit(code)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // small is a run that is long enough to see every misdeed.
 func small() loadtest.Config {

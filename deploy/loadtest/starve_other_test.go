@@ -1,0 +1,5 @@
+//go:build !unix
+
+package loadtest_test
+
+func starve() {}
