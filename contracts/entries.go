@@ -67,13 +67,17 @@ type Checkpoint struct {
 	Epoch     Epoch
 	// Offset is C: the first record that is not known to be stored.
 	Offset int64
-	// KeyTime is K: the largest key time, in Unix milliseconds, of all records below Offset.
+	// KeyTime is K: at least the largest key time, in Unix milliseconds, of all records below Offset and of all rows of
+	// earlier epochs.
 	KeyTime int64
 	// Last is the hash of the record at Offset-1; zero when there is none or the epoch was just raised.
 	Last Hash
 	// Sequencer is the version of the numbering rules (roomlog.Version) that wrote it.
 	Sequencer int
 }
+
+// Position is the place of the first record that is not known to be stored.
+func (c *Checkpoint) Position() Position { return Position{Epoch: c.Epoch, Offset: c.Offset} }
 
 // RoomInfo is what a store knows of a room beside its entries.
 type RoomInfo struct {

@@ -135,6 +135,8 @@ func (c *dispatchCmd) Run(ctx context.Context, s streams) error {
 type persistCmd struct {
 	servers `embed:""`
 	process `embed:""`
+
+	AcceptLoss bool `name:"accept-loss" env:"PERSIST_ACCEPT_LOSS" help:"Go on, in a new epoch, where somebody deleted records of the log that were not stored. Without it such a partition stands still until a person has looked."`
 }
 
 // Validate is called by the command line's parser.
@@ -154,6 +156,7 @@ func (c *persistCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+		set.AcceptLoss = c.AcceptLoss
 		return wire.Persist(set, node)
 	})
 }

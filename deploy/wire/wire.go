@@ -37,6 +37,8 @@ type Settings struct {
 	NATS       rpc.Config
 	Redis      fanout.Config
 	Kafka      journal.Config
+	// AcceptLoss is the persisters'; see sink.Config.
+	AcceptLoss bool
 	// Store is open; whoever opened it closes it. Edges need none.
 	Store store.Store
 	Ops   *ops.Server
@@ -108,7 +110,7 @@ func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 
 // Persist is the graph of a persister.
 func Persist(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
-	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions}
+	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss}
 	return fx.Options(base(s, "persist", node), stores(s),
 		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(),
 		fx.Invoke(func(k *sink.Sink, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: k.Ready}) }),

@@ -166,6 +166,35 @@ func newestBelow(c *bbolt.Cursor, q roomlog.HeadQuery) (roomlog.Found, error) {
 	return roomlog.Found{}, nil
 }
 
+// Above looks at every row.
+func (s *Store) Above(_ context.Context, partition int32, from contracts.Position) (above []store.Entry, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		claim := tx.Bucket([]byte(contracts.CollectionMeta)).Get([]byte("partitions"))
+		if len(claim) != 4 {
+			return fmt.Errorf("read the rows of partition %d: %w", partition, errDamaged)
+		}
+		partitions := int(binary.BigEndian.Uint32(claim))
+		return tx.Bucket([]byte(contracts.CollectionEntries)).ForEach(func(k, v []byte) error {
+			at, err := valuePosition(v)
+			if err != nil {
+				return fmt.Errorf("read the rows of partition %d: %w", partition, err)
+			}
+			if at.Less(from) {
+				return nil
+			}
+			room := contracts.RoomID(k[:len(k)-1-seqSize])
+			if contracts.LaneOf(room).Partition(partitions) != partition {
+				return nil
+			}
+			seq, _ := keySeq(k, room)
+			e, err := decodeEntry(room, seq, v)
+			above = append(above, e)
+			return err
+		})
+	})
+	return above, err
+}
+
 // seekLast moves c to the last key that is not above key.
 func seekLast(c *bbolt.Cursor, key []byte) (k, v []byte) {
 	k, v = c.Seek(key)

@@ -124,7 +124,7 @@ func (s *Store) compare(ctx context.Context, entries []store.Entry, there []int)
 		e := &entries[at]
 		switch row := found[ids[i]]; {
 		case row == nil:
-			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: "its key or its place in the log under another seq"}
+			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: "its key under another seq"}
 		case !store.Same(row, e):
 			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: fmt.Sprintf("the record at offset %d in epoch %d", row.Offset, row.Epoch)}
 		}

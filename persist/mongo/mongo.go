@@ -3,7 +3,7 @@
 // Documents (ids hold no colon; seq has 16 digits, so that the order of the strings is the order of the numbers):
 //
 //	entries      _id "room:seq"                room, seq, epoch, offset, sender, key, hash, …; rows.go
-//	             unique identity "room:sender:key"; unique place "partition:epoch:offset", zeros in front
+//	             unique identity "room:sender:key"; indexed place "partition:epoch:offset", zeros in front
 //	checkpoints  _id partition                 epoch, offset, key_time, last, sequencer
 //	rooms        _id room                      kind, name; seq, which no entry of the room is above
 //	members      _id "user:room"               name, guest
@@ -121,7 +121,7 @@ func (s *Store) Prepare(ctx context.Context, partitions int) error {
 		},
 		{
 			Keys:    bson.D{{Key: "place", Value: 1}},
-			Options: options.Index().SetName("place").SetUnique(true),
+			Options: options.Index().SetName("place"),
 		},
 	})
 	if err != nil {

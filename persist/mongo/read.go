@@ -184,6 +184,17 @@ func (s *Store) newestBelow(ctx context.Context, q roomlog.HeadQuery) (roomlog.F
 	return r.found(), nil
 }
 
+// Above reads a range of places.
+func (s *Store) Above(ctx context.Context, partition int32, from contracts.Position) ([]store.Entry, error) {
+	cur, err := s.entries.Find(ctx, bson.D{{Key: "place", Value: bson.D{
+		{Key: "$gte", Value: place(partition, from)}, {Key: "$lt", Value: place(partition+1, contracts.Position{})},
+	}}})
+	if err != nil {
+		return nil, fmt.Errorf("read the rows of partition %d above %d: %w", partition, from.Offset, err)
+	}
+	return decodeRows(ctx, cur)
+}
+
 // Page returns entries of a room, ascending. It walks the _id index.
 func (s *Store) Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]store.Entry, error) {
 	if limit <= 0 || from > to {

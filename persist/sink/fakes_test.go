@@ -121,16 +121,19 @@ type memoryConsumer struct {
 	group string
 	owner journal.Owner
 	polls atomic.Int64
+	mute  atomic.Int64 // Unix nanoseconds since when the group hears nothing of this member; 0: it does
 
 	mu     sync.Mutex // guards what follows
 	events []func(context.Context)
 	wake   chan struct{} // closed and replaced when there is an event
 
-	next map[int32]int64 // owned by the poller
+	// Owned by the poller.
+	next map[int32]int64
+	seen map[int32]*memoryPartition // which log of the partition is being read: Kafka's clients notice another one
 }
 
 func (l *memoryLog) consumer(group string, owner journal.Owner) *memoryConsumer {
-	return &memoryConsumer{log: l, group: group, owner: owner, wake: make(chan struct{}), next: make(map[int32]int64)}
+	return &memoryConsumer{log: l, group: group, owner: owner, wake: make(chan struct{}), next: make(map[int32]int64), seen: make(map[int32]*memoryPartition)}
 }
 
 // later has the next Poll do something to the ownership.
@@ -153,6 +156,7 @@ func (c *memoryConsumer) assign(ids ...int32) {
 				return
 			}
 			c.next[id] = start
+			delete(c.seen, id)
 		})
 	}
 }
@@ -209,6 +213,11 @@ func (c *memoryConsumer) fetch() (batches []journal.Batch, changed chan struct{}
 	for id, from := range c.next {
 		p := c.log.part(id)
 		records, err := c.log.read(id, from, 40)
+		if c.seen[id] == nil {
+			c.seen[id] = p
+		} else if c.seen[id] != p {
+			records, err = nil, journal.ErrOutOfRange
+		}
 		batches = append(batches, journal.Batch{Partition: id, Records: records, End: p.start + int64(len(p.values)), Err: err})
 		any = any || len(records) > 0
 		c.next[id] += int64(len(records))
@@ -232,7 +241,12 @@ func (c *memoryConsumer) Restart(id int32) {
 	c.assign(id)
 }
 
-func (c *memoryConsumer) Alive() time.Time { return time.Now() }
+func (c *memoryConsumer) Alive() time.Time {
+	if since := c.mute.Load(); since != 0 {
+		return time.Unix(0, since)
+	}
+	return time.Now()
+}
 
 func (c *memoryConsumer) Close() error {
 	ids := make([]int32, 0, len(c.next))

@@ -80,6 +80,9 @@ type process struct {
 	registry *prometheus.Registry
 	cancel   context.CancelFunc
 	done     chan struct{}
+
+	// between, if set, is called after the take-over, before anything is read.
+	between func()
 }
 
 // start runs a sink that owns the partitions; launch one whose store is not in its best mood.
@@ -98,6 +101,9 @@ func (w *world) launch(p *process, ids ...int32) {
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
 			p.memoryConsumer = w.log.consumer(names.PersistGroup(), o)
 			p.assign(ids...)
+			if p.between != nil {
+				p.later(func(context.Context) { p.between() })
+			}
 			return p.memoryConsumer, nil
 		},
 	})

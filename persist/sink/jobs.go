@@ -67,8 +67,33 @@ func (p *partition) startWrite(ctx context.Context, now bool, timer *time.Timer)
 		return
 	}
 	p.writing, p.writingItems, p.since = true, w.items, time.Time{}
-	done := p.writes
-	p.jobs.Go(func() { done <- writeDone{w, p.sink.write(ctx, w)} })
+	done, unsure := p.writes, p.unsure
+	p.unsure = false
+	p.jobs.Go(func() {
+		var err error
+		if unsure {
+			err = p.sink.sure(ctx, w)
+		}
+		if err == nil {
+			err = p.sink.write(ctx, w)
+		}
+		done <- writeDone{w, err}
+	})
+}
+
+// sure checks once more that the log is the one that the bulk's checkpoint was written for: it may have been replaced
+// after the check and before its records were read. From then on the consumer itself would notice, a re-read would not.
+func (s *Sink) sure(ctx context.Context, w *bulk) error {
+	return s.persistently(ctx, "verify", func(ctx context.Context) error {
+		c, _, _, err := s.verify(ctx, w.next.Partition)
+		if a := (*alarmError)(nil); err != nil && !errors.As(err, &a) {
+			return err
+		}
+		if c != w.prev {
+			return fmt.Errorf("partition %d: %w", w.next.Partition, store.ErrConflict)
+		}
+		return err
+	})
 }
 
 func (p *partition) wrote(d writeDone) error {
@@ -91,6 +116,9 @@ func (s *Sink) write(ctx context.Context, w *bulk) error {
 	}
 	began := time.Now()
 	err := s.persistently(ctx, "append", func(ctx context.Context) error {
+		if !s.alive() {
+			return errNotAlive
+		}
 		return s.deps.Store.Append(ctx, w.entries, w.prev, w.next)
 	})
 	if err != nil {
@@ -121,12 +149,13 @@ func (p *partition) startReread(ctx context.Context) {
 func (p *partition) reread(d rereadDone) error {
 	p.reading = false
 	if errors.Is(d.err, journal.ErrOutOfRange) {
-		return &alarmError{fmt.Sprintf("the log does not hold offset %d any more, or not yet: %v", p.next(), d.err)}
+		return p.outOfRange(d.err)
 	}
 	if d.err != nil {
 		return nil // ctx has ended
 	}
 	p.behind = p.behind || len(d.records) > 0
+	p.unsure = p.unsure || len(d.records) > 0
 	for _, r := range d.records {
 		if r.Offset >= p.next() && !p.halted {
 			p.read(r)

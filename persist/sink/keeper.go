@@ -10,48 +10,61 @@ import (
 	"github.com/parley-chat/parley/contracts/roomlog"
 )
 
-// load reads a partition's checkpoint, checks that the log is the one it was written for, and returns a backlog that
-// starts there, with the log's end. An alarmError says that the partition must stand still.
+// load verifies a partition's checkpoint and returns a backlog that starts there, with the log's end. An alarmError says
+// that the partition must stand still.
 func (s *Sink) load(ctx context.Context, id int32) (b *backlog, end int64, err error) {
-	c, found, err := s.deps.Store.Checkpoint(ctx, id)
+	c, start, end, err := s.verify(ctx, id)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the checkpoint of partition %d: %w", id, err)
+		return nil, end, err
 	}
-	start, end, err := s.deps.Log.Bounds(ctx, id)
-	if err != nil {
-		return nil, 0, fmt.Errorf("read the bounds of partition %d: %w", id, err)
-	}
-	if !found {
+	if c.Epoch == 0 {
 		c = contracts.Checkpoint{Partition: id, Epoch: 1, Offset: start, Sequencer: roomlog.Version}
 		return newBacklog(c, true, s.cfg.Partitions), end, nil
 	}
-	if c.Sequencer != roomlog.Version {
-		return nil, end, &alarmError{fmt.Sprintf("the checkpoint was written by numbering rules %d, this release has %d", c.Sequencer, roomlog.Version)}
-	}
-	if err := s.identify(ctx, c, start, end); err != nil {
-		return nil, end, err
-	}
 	return newBacklog(c, false, s.cfg.Partitions), end, nil
+}
+
+// verify reads a partition's checkpoint, of epoch 0 where there is none, and checks that the log is the one it was
+// written for. With an alarmError c, start and end are told as well.
+func (s *Sink) verify(ctx context.Context, id int32) (c contracts.Checkpoint, start, end int64, err error) {
+	c, found, err := s.deps.Store.Checkpoint(ctx, id)
+	if err != nil {
+		return c, 0, 0, fmt.Errorf("read the checkpoint of partition %d: %w", id, err)
+	}
+	start, end, err = s.deps.Log.Bounds(ctx, id)
+	switch {
+	case err != nil:
+		return c, 0, 0, fmt.Errorf("read the bounds of partition %d: %w", id, err)
+	case !found:
+		return contracts.Checkpoint{}, start, end, nil
+	case c.Sequencer != roomlog.Version:
+		return c, start, end, &alarmError{why: whyVersion, reason: fmt.Sprintf("the checkpoint was written by numbering rules %d, this release has %d", c.Sequencer, roomlog.Version)}
+	}
+	return c, start, end, s.identify(ctx, c, start, end)
 }
 
 // identify checks that the log still is the one that a checkpoint was written for: it reaches from at most C to at
 // least C, and the record before C, unless it was trimmed, is the one that the checkpoint names.
 func (s *Sink) identify(ctx context.Context, c contracts.Checkpoint, start, end int64) error {
-	if c.Offset < start || c.Offset > end {
-		return &alarmError{fmt.Sprintf("the log holds [%d, %d), the store goes on at %d: records are lost or the log was replaced", start, end, c.Offset)}
+	lost := func(format string, args ...any) error {
+		return &alarmError{why: whyLost, lost: true, reason: fmt.Sprintf(format, args...)}
 	}
-	if c.Last.IsZero() || c.Offset-1 < start {
+	switch {
+	case c.Offset < start && !s.cfg.AcceptLoss:
+		return &alarmError{why: whyTrimmed, reason: fmt.Sprintf("the log begins at %d, the store goes on at %d: somebody deleted records that were not stored", start, c.Offset)}
+	case c.Offset < start || c.Offset > end:
+		return lost("the log holds [%d, %d), the store goes on at %d: records are lost or the log was replaced", start, end, c.Offset)
+	case c.Last.IsZero() || c.Offset-1 < start:
 		return nil
 	}
 	records, err := s.deps.Log.Read(ctx, c.Partition, c.Offset-1, 1)
-	if errors.Is(err, journal.ErrOutOfRange) {
-		return &alarmError{fmt.Sprintf("the log within [%d, %d) does not hold record %d", start, end, c.Offset-1)}
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, journal.ErrOutOfRange):
+		return lost("the log within [%d, %d) does not hold record %d", start, end, c.Offset-1)
+	case err != nil:
 		return fmt.Errorf("read record %d of partition %d: %w", c.Offset-1, c.Partition, err)
-	}
-	if len(records) == 0 || records[0].Offset != c.Offset-1 || contracts.HashRecord(records[0].Value) != c.Last {
-		return &alarmError{fmt.Sprintf("record %d of the log is not the one that was stored: the log was replaced", c.Offset-1)}
+	case len(records) == 0 || records[0].Offset != c.Offset-1 || contracts.HashRecord(records[0].Value) != c.Last:
+		return lost("record %d of the log is not the one that was stored: the log was replaced", c.Offset-1)
 	}
 	return nil
 }
@@ -73,7 +86,7 @@ func (s *Sink) keepOnce(ctx context.Context) {
 		if st.Alarm != "" || st.fresh {
 			continue
 		}
-		if err := s.keepPartition(ctx, st.checkpoint, told); err != nil && ctx.Err() == nil {
+		if err := s.keepPartition(ctx, p.id, told); err != nil && ctx.Err() == nil {
 			var a *alarmError
 			if errors.As(err, &a) {
 				p.condemn(a)
@@ -90,31 +103,31 @@ func (s *Sink) committed(ctx context.Context) (map[int32]journal.Commit, error) 
 	return s.deps.Log.Committed(ctx, s.cfg.Names.DispatchGroup())
 }
 
-// keepPartition checks the log's identity against a checkpoint that the store has, and then deletes the records that
-// neither store nor dispatcher needs, except the newest Config.KeepRecords of them. What the dispatchers committed in
-// another epoch counts for nothing.
-func (s *Sink) keepPartition(ctx context.Context, c contracts.Checkpoint, told map[int32]journal.Commit) error {
+// keepPartition checks the log's identity, and then deletes the records that neither store nor dispatcher needs, except
+// the newest Config.KeepRecords of them. What the dispatchers committed in another epoch counts for nothing; in this one
+// it is never beyond the log's end, unless records that were told are lost.
+func (s *Sink) keepPartition(ctx context.Context, id int32, told map[int32]journal.Commit) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	start, end, err := s.deps.Log.Bounds(ctx, c.Partition)
+	c, start, end, err := s.verify(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := s.identify(ctx, c, start, end); err != nil {
-		return err
-	}
-	d, ok := told[c.Partition]
+	d, ok := told[id]
 	if !ok || d.Epoch != c.Epoch {
 		return nil
+	}
+	if d.Offset > end {
+		return &alarmError{why: whyLost, lost: true, certain: true, reason: fmt.Sprintf("the log ends at %d, and the dispatchers have read more of it: records are lost or the log was replaced", end)}
 	}
 	before := min(c.Offset, d.Offset) - 1 - s.cfg.KeepRecords
 	if before <= start {
 		return nil
 	}
-	if err := s.deps.Log.Trim(ctx, c.Partition, before); err != nil {
+	if err := s.deps.Log.Trim(ctx, id, before); err != nil {
 		return fmt.Errorf("trim below %d: %w", before, err)
 	}
 	s.metrics.trimmed.Add(float64(before - start))
-	s.log.Debug("log trimmed", "partition", c.Partition, "before", before)
+	s.log.Debug("log trimmed", "partition", id, "before", before)
 	return nil
 }

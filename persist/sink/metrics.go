@@ -9,24 +9,29 @@ import (
 )
 
 type metrics struct {
-	entries, duplicates, dead, conflicts, dropped, trimmed, untold prometheus.Counter
-	retries                                                        *prometheus.CounterVec
-	bulk, seconds                                                  prometheus.Histogram
-	all                                                            []prometheus.Collector
+	entries, duplicates, dead, conflicts, dropped, trimmed, untold, raised prometheus.Counter
+	retries                                                                *prometheus.CounterVec
+	bulk, seconds                                                          prometheus.Histogram
+	all                                                                    []prometheus.Collector
 }
 
 func newMetrics(s *Sink) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "parley", Subsystem: "persist", Name: name, Help: help})
 	}
-	gauge := func(name, help string, of func(Status) float64) prometheus.GaugeFunc {
-		opts := prometheus.GaugeOpts{Namespace: "parley", Subsystem: "persist", Name: name, Help: help}
-		return prometheus.NewGaugeFunc(opts, func() (sum float64) {
+	labelled := func(labels prometheus.Labels, name, help string, join func(a, b float64) float64, of func(Status) float64) prometheus.GaugeFunc {
+		opts := prometheus.GaugeOpts{Namespace: "parley", Subsystem: "persist", Name: name, Help: help, ConstLabels: labels}
+		return prometheus.NewGaugeFunc(opts, func() (value float64) {
 			for _, st := range s.Status() {
-				sum += of(st)
+				value = join(value, of(st))
 			}
-			return sum
+			return value
 		})
+	}
+	sum := func(a, b float64) float64 { return a + b }
+	most := func(a, b float64) float64 { return max(a, b) }
+	gauge := func(name, help string, of func(Status) float64) prometheus.GaugeFunc {
+		return labelled(nil, name, help, sum, of)
 	}
 	m := &metrics{
 		entries:    counter("entries_total", "Entries stored."),
@@ -36,6 +41,7 @@ func newMetrics(s *Sink) *metrics {
 		dropped:    counter("dropped_batches_total", "Batches dropped because a backlog was full; they are read again."),
 		trimmed:    counter("trimmed_records_total", "Records deleted from the log because nobody needs them."),
 		untold:     counter("untold_total", "Connections that could not be told that their message is stored; their edges ask."),
+		raised:     counter("epochs_raised_total", "Epochs begun because the log lost records or was replaced."),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "parley", Subsystem: "persist", Name: "retries_total", Help: "Calls of store or log that failed and were made again.",
 		}, []string{"call"}),
@@ -49,8 +55,9 @@ func newMetrics(s *Sink) *metrics {
 		}),
 	}
 	m.all = []prometheus.Collector{
-		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.retries, m.bulk, m.seconds,
+		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.raised, m.retries, m.bulk, m.seconds,
 		gauge("lag_records", "Records of owned partitions that are not stored.", func(st Status) float64 { return float64(st.Lag()) }),
+		labelled(nil, "lag_seconds", "Age of the oldest record of owned partitions that is read and not stored.", most, func(st Status) float64 { return st.LagTime().Seconds() }),
 		gauge("partitions", "Owned partitions.", func(Status) float64 { return 1 }),
 		gauge("alarms", "Owned partitions that stand still and need a person.", func(st Status) float64 {
 			if st.Alarm != "" {
@@ -58,6 +65,15 @@ func newMetrics(s *Sink) *metrics {
 			}
 			return 0
 		}),
+	}
+	for _, why := range []string{whyLost, whyTrimmed, whyVersion, whyTripwire} {
+		m.all = append(m.all, labelled(prometheus.Labels{"reason": why}, "stopped_partitions", "Owned partitions that stand still, by reason.", sum,
+			func(st Status) float64 {
+				if st.Why == why {
+					return 1
+				}
+				return 0
+			}))
 	}
 	return m
 }

@@ -33,14 +33,24 @@ func (s *Sink) Assign(ctx context.Context, id int32, _ *journal.Commit) (start i
 	}
 	s.owned[id] = p
 	s.assigned = true
-	if a != nil {
-		p.alarm(a)
-		close(p.done)
-		return end, nil // it stands still where nothing is read in vain
+	if a != nil { // it stands still where nothing is read in vain
+		go p.stand(a)
+		return end, nil
 	}
 	p.begin(b, end)
 	go p.run()
 	return b.checkpoint.Offset, nil
+}
+
+// stand is run for a partition that cannot be taken over as it is.
+func (p *partition) stand(a *alarmError) {
+	defer close(p.done)
+	defer p.cancel()
+	if a.lost {
+		p.mend(a, 0, -1)
+		return
+	}
+	p.alarm(a)
 }
 
 // attempt notes why a partition is not taken over yet.

@@ -20,8 +20,21 @@ const inboxBatches = 2
 // rereadRecords is how many records one re-read asks for.
 const rereadRecords = 2000
 
+// Why a partition stands still, as it shows in the metric's label.
+const (
+	whyLost     = "log_lost"    // records are lost or the log was replaced: the epoch is raised
+	whyTrimmed  = "log_trimmed" // somebody deleted records that were not stored
+	whyVersion  = "newer_version"
+	whyTripwire = "tripwire"
+)
+
 // alarmError is something wrong with a partition that waiting cannot mend.
-type alarmError struct{ reason string }
+type alarmError struct {
+	why    string
+	reason string
+	// lost: a new epoch mends it, if it is found again by then. certain: also if not, as what was read before is gone.
+	lost, certain bool
+}
 
 func (e *alarmError) Error() string { return e.reason }
 
@@ -34,6 +47,7 @@ type partition struct {
 	wake     chan struct{}   // holds one; see missed
 	draining chan struct{}   // closed by drain
 	done     chan struct{}   // closed when run has returned
+	verdicts chan error      // holds one; see condemn
 	ctx      context.Context // run's, ended by cancel
 	cancel   context.CancelFunc
 
@@ -45,6 +59,7 @@ type partition struct {
 	// Owned by run.
 	*backlog
 	behind bool           // records from next on were dropped since the last re-read began
+	unsure bool           // the log may have been replaced since the checkpoint was compared with it
 	halted bool           // the record at next is not to be read: it waits for a newer release
 	jobs   sync.WaitGroup // started by run; each reports on its channel, which has room for it
 	since  time.Time      // when the front that is not being written was first seen; zero: there is none
@@ -80,15 +95,20 @@ func newPartition(s *Sink, id int32) *partition {
 		wake:     make(chan struct{}, 1),
 		draining: make(chan struct{}),
 		done:     make(chan struct{}),
+		verdicts: make(chan error, 1),
 	}
 }
 
 // begin takes a backlog that starts at the store's checkpoint and the log's end at that time.
 func (p *partition) begin(b *backlog, end int64) {
 	p.backlog = b
-	p.behind, p.halted, p.since = false, false, time.Time{}
+	p.behind, p.halted, p.unsure, p.since = false, false, true, time.Time{}
 	p.looking, p.writing, p.reading, p.writingItems = false, false, false, 0
 	p.lookups, p.writes, p.rereads = make(chan lookupDone, 1), make(chan writeDone, 1), make(chan rereadDone, 1)
+	select {
+	case <-p.verdicts: // about what was held before
+	default:
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.st.Epoch, p.st.Stored, p.st.Read = b.checkpoint.Epoch, b.checkpoint.Offset, b.checkpoint.Offset
@@ -140,20 +160,24 @@ func (p *partition) sawEnd(end int64) {
 	p.st.End = max(p.st.End, end)
 }
 
-// alarm makes the partition stand still until it is assigned again.
+// alarm says that the partition stands still, until it is assigned again.
 func (p *partition) alarm(err error) {
 	p.sink.log.Error("partition stopped", "partition", p.id, "err", err)
+	why := whyTripwire
+	if a := (*alarmError)(nil); errors.As(err, &a) {
+		why = a.why
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.st.Alarm == "" {
-		p.st.Alarm = err.Error()
-	}
+	p.st.Alarm, p.st.Why = err.Error(), why
 }
 
-// condemn stops the partition with an alarm from outside of run.
+// condemn has run end with an error that was found outside of it.
 func (p *partition) condemn(err error) {
-	p.alarm(err)
-	p.cancel()
+	select {
+	case p.verdicts <- err:
+	default:
+	}
 }
 
 // run persists until the partition is taken away or must stand still. When another persister was faster, everything
@@ -167,6 +191,13 @@ func (p *partition) run() {
 		err := p.fill(p.ctx)
 		var a *alarmError
 		switch {
+		case errors.As(err, &a) && a.lost:
+			read := int64(-1)
+			if a.certain {
+				read = p.next()
+			}
+			p.mend(a, p.checkpoint.Epoch, read)
+			return
 		case errors.As(err, &a), errors.Is(err, store.ErrTripwire):
 			p.alarm(err)
 			return
@@ -211,6 +242,10 @@ func (p *partition) reload() bool {
 		b, end, err = p.sink.load(ctx, p.id)
 		return err
 	})
+	if a := (*alarmError)(nil); errors.As(err, &a) && a.lost {
+		p.mend(a, p.status().Epoch, -1)
+		return false
+	}
 	if err != nil {
 		if p.ctx.Err() == nil {
 			p.alarm(err)
@@ -256,6 +291,7 @@ func (p *partition) fill(ctx context.Context) error {
 			err = p.wrote(d)
 		case d := <-p.rereads:
 			err = p.reread(d)
+		case err = <-p.verdicts:
 		case <-p.wake:
 		case <-timer.C:
 		case <-draining:
@@ -273,7 +309,7 @@ func (p *partition) fill(ctx context.Context) error {
 // that the log has a gap: reading the log tells.
 func (p *partition) take(b journal.Batch) error {
 	if errors.Is(b.Err, journal.ErrOutOfRange) {
-		return &alarmError{fmt.Sprintf("the log does not hold offset %d any more, or not yet: %v", p.next(), b.Err)}
+		return p.outOfRange(b.Err)
 	}
 	for i, r := range b.Records {
 		switch {
@@ -288,11 +324,16 @@ func (p *partition) take(b journal.Batch) error {
 	return nil
 }
 
+// outOfRange is the alarm that the log does not hold what is to be read next.
+func (p *partition) outOfRange(err error) error {
+	return &alarmError{why: whyLost, lost: true, certain: true, reason: fmt.Sprintf("the log does not hold offset %d any more, or not yet: %v", p.next(), err)}
+}
+
 // read puts a record into the backlog.
 func (p *partition) read(r journal.Record) {
 	if err := p.push(r); err != nil {
 		p.halted = true
-		p.alarm(fmt.Errorf("record %d waits for a newer release: %w", r.Offset, err))
+		p.alarm(&alarmError{why: whyVersion, reason: fmt.Sprintf("record %d waits for a newer release: %v", r.Offset, err)})
 	}
 }
 
@@ -301,7 +342,10 @@ func (p *partition) report() {
 	defer p.mu.Unlock()
 	p.st.Stored, p.st.Read = p.checkpoint.Offset, p.next()
 	p.st.End = max(p.st.End, p.st.Read)
-	p.st.checkpoint, p.st.fresh = p.checkpoint, p.fresh
+	p.st.fresh, p.st.oldest = p.fresh, 0
+	if len(p.items) > 0 {
+		p.st.oldest = p.items[0].record.Stamp
+	}
 }
 
 func (p *partition) status() Status {

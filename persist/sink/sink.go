@@ -17,9 +17,10 @@
 // records; Run then waits a moment, drops what it polled, and goes on, so that the group's membership lives and other
 // partitions move. The partition reads what was dropped from the log again when there is room.
 //
-// A partition ends in one of three ways: it is taken away; another persister moved its checkpoint, then everything held
-// is forgotten and it starts again from the store's checkpoint; or something is wrong that waiting cannot mend, then it
-// stands still with an alarm (an error in the log, a metric and Ready) until a person has looked.
+// A partition ends in one of four ways: it is taken away; another persister moved its checkpoint, then everything held
+// is forgotten and it starts again from the store's checkpoint; the log lost records or was replaced, then it begins a
+// new epoch after a while (raise.go); or something is wrong that only a person can mend, then it stands still. In the last
+// two it says so: an error in the log, a metric, and Ready.
 package sink
 
 import (
@@ -44,6 +45,7 @@ type Store interface {
 	Checkpoint(ctx context.Context, partition int32) (c contracts.Checkpoint, found bool, err error)
 	Append(ctx context.Context, entries []store.Entry, prev, next contracts.Checkpoint) error
 	Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error)
+	Above(ctx context.Context, partition int32, from contracts.Position) ([]store.Entry, error)
 	Bury(ctx context.Context, d store.DeadLetter) error
 }
 
@@ -69,6 +71,16 @@ type Config struct {
 	KeepEvery time.Duration
 	// FlushTimeout bounds how long a partition that is given up may still write. Defaults to 3 s.
 	FlushTimeout time.Duration
+	// SessionTimeout is the consumer group's: nothing is written where it did not confirm this persister for so long.
+	// Defaults to 10 s.
+	SessionTimeout time.Duration
+	// RaiseAfter is the time between finding that the log lost records and beginning a new epoch. It must be longer than
+	// a write of an earlier owner can take to arrive: SessionTimeout and the 15 s that one call may take. Defaults to those
+	// and 5 s more.
+	RaiseAfter time.Duration
+	// AcceptLoss begins a new epoch also where somebody deleted records of the log that were not stored. Defaults to
+	// false: a person looks first.
+	AcceptLoss bool
 }
 
 func (c Config) withDefaults() Config {
@@ -92,6 +104,8 @@ func (c Config) withDefaults() Config {
 	}
 	orTime(&c.KeepEvery, time.Minute)
 	orTime(&c.FlushTimeout, 3*time.Second)
+	orTime(&c.SessionTimeout, 10*time.Second)
+	orTime(&c.RaiseAfter, c.SessionTimeout+callTimeout+5*time.Second)
 	if c.Group == "" {
 		c.Group = c.Names.PersistGroup()
 	}
@@ -103,8 +117,11 @@ func (c Config) Validate() error {
 	switch {
 	case c.Partitions != 0 && !contracts.ValidPartitions(c.Partitions):
 		return fmt.Errorf("persister: %d partitions: want a power of two of at most %d", c.Partitions, contracts.Lanes)
-	case c.BulkEntries < 0, c.BulkBytes < 0, c.BulkDelay < 0, c.BacklogBytes < 0, c.KeepRecords < 0, c.KeepEvery < 0, c.FlushTimeout < 0:
+	case c.BulkEntries < 0, c.BulkBytes < 0, c.BulkDelay < 0, c.BacklogBytes < 0, c.KeepRecords < 0, c.KeepEvery < 0, c.FlushTimeout < 0,
+		c.SessionTimeout < 0, c.RaiseAfter < 0:
 		return errors.New("persister: a limit below zero")
+	case c.RaiseAfter != 0 && c.RaiseAfter < c.withDefaults().SessionTimeout+callTimeout:
+		return fmt.Errorf("persister: RaiseAfter %v is not longer than the session timeout and %v", c.RaiseAfter, callTimeout)
 	}
 	return nil
 }
@@ -145,7 +162,8 @@ type Sink struct {
 	mu       sync.Mutex // guards what follows
 	owned    map[int32]*partition
 	attempts map[int32]attempt
-	assigned bool // a partition was assigned at least once
+	restarts []int32 // partitions to be taken over anew
+	assigned bool    // a partition was assigned at least once
 	joined   time.Time
 	consumer journal.Consumer
 }
@@ -224,6 +242,9 @@ func (s *Sink) poll(ctx context.Context, consumer journal.Consumer) {
 			s.log.Info("the log can be read again")
 		}
 		s.deliver(ctx, batches)
+		for _, id := range s.takeRestarts() {
+			consumer.Restart(id)
+		}
 		if time.Since(lastCommit) >= commitEvery {
 			lastCommit = time.Now()
 			s.commit(ctx, consumer, committed)

@@ -17,14 +17,23 @@ type Status struct {
 	Read      int64  // the next record to be read
 	End       int64  // the log's end, as last seen
 	Alarm     string // why it stands still; empty where it does not
+	Why       string // the same in a word, as in the metric's label
 
-	checkpoint contracts.Checkpoint // the store's
-	fresh      bool                 // the store has none
-	target     *int64               // the log's end at the assignment; nil before that is known
+	oldest int64  // the stamp of the first record that is read and not stored, in Unix milliseconds; 0: there is none
+	fresh  bool   // the store has no checkpoint
+	target *int64 // the log's end at the assignment; nil before that is known
 }
 
 // Lag is how many records are not stored.
 func (s Status) Lag() int64 { return max(0, s.End-s.Stored) }
+
+// LagTime is the age of the oldest record that is read and not stored, by the clock of the worker that accepted it.
+func (s Status) LagTime() time.Duration {
+	if s.oldest == 0 {
+		return 0
+	}
+	return max(0, time.Since(time.UnixMilli(s.oldest)))
+}
 
 // commit is what the group is told.
 func (s Status) commit() journal.Commit { return journal.Commit{Offset: s.Stored, Epoch: s.Epoch} }

@@ -61,6 +61,9 @@ type Entries interface {
 	Checkpoints(ctx context.Context) ([]contracts.Checkpoint, error)
 	// Lookup answers the queries, in their order, in one round trip each.
 	Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error)
+	// Above returns a partition's rows at or above a position, in no order. At or above a checkpoint there are few: what
+	// persisters stored that died before they moved it. It may have to look at every row; epochs are raised rarely.
+	Above(ctx context.Context, partition int32, from contracts.Position) ([]Entry, error)
 	// Page returns up to limit entries of a room with from ≤ seq ≤ to, ascending: the newest of the range if newest, else the oldest.
 	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]Entry, error)
 	// Bury keeps an undecodable record, once per position, for a person to look at.

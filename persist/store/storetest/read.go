@@ -1,10 +1,13 @@
 package storetest
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/contracts/roomlog"
@@ -72,7 +75,7 @@ func testLookupKeys(t *testing.T, s suite) {
 	if err != nil || len(heads) != 0 {
 		t.Fatalf("lookup: %d heads, %v", len(heads), err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("lookup (-want +got):\n%s", diff)
 	}
 }
@@ -108,7 +111,7 @@ func testLookupHeads(t *testing.T, s suite) {
 	if err != nil || len(keys) != 0 {
 		t.Fatalf("lookup: %d keys, %v", len(keys), err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("lookup (-want +got):\n%s", diff)
 	}
 	// Both kinds in one call.
@@ -118,6 +121,43 @@ func testLookupHeads(t *testing.T, s suite) {
 	}
 	if keys, got, err := s.Lookup(s.ctx, nil, nil); err != nil || len(keys)+len(got) != 0 {
 		t.Errorf("lookup of nothing: %v, %v, %v", keys, got, err)
+	}
+}
+
+func testAbove(t *testing.T, s suite) {
+	room := func(partition int32) contracts.RoomID { // the partition follows from the name
+		for i := 0; ; i++ {
+			if id := contracts.RoomID(fmt.Sprint("room-", i)); contracts.LaneOf(id).Partition(Partitions) == partition {
+				return id
+			}
+		}
+	}
+	before := entry(room(2), 1, 1, 500)
+	rows := []store.Entry{entry(room(3), 1, 1, 9), entry(room(3), 2, 1, 10), entry(room(3), 3, 1, 200), entry(room(3), 4, 2, 3)}
+	behind := entry(room(4), 1, 1, 0)
+	for partition, entries := range map[int32][]store.Entry{2: {before}, 3: rows, 4: {behind}} {
+		s.append(t, entries, none, contracts.Checkpoint{Partition: partition, Epoch: 2, Offset: 600, Sequencer: roomlog.Version})
+	}
+	for _, c := range []struct {
+		partition int32
+		from      contracts.Position
+		want      []store.Entry
+	}{
+		{3, position(1, 0), rows},
+		{3, position(1, 9), rows},
+		{3, position(1, 10), rows[1:]},
+		{3, position(1, 201), rows[3:]},
+		{3, position(2, 3), rows[3:]},
+		{3, position(2, 4), nil},
+		{3, position(3, 0), nil},
+		{4, position(1, 0), []store.Entry{behind}},
+		{5, position(1, 0), nil},
+	} {
+		got, err := s.Above(s.ctx, c.partition, c.from)
+		slices.SortFunc(got, func(a, b store.Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+		if diff := gocmp.Diff(c.want, got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+			t.Errorf("partition %d from %v: %v (-want +got):\n%s", c.partition, c.from, err, diff)
+		}
 	}
 }
 
@@ -169,8 +209,8 @@ func testPage(t *testing.T, s suite) {
 				t.Fatalf("%d entries, %v, want %d", len(got), err, len(want))
 			}
 			for i := range want {
-				if !cmp.Equal(want[i], got[i]) {
-					t.Fatalf("entry %d (-want +got):\n%s", i, cmp.Diff(want[i], got[i]))
+				if !gocmp.Equal(want[i], got[i]) {
+					t.Fatalf("entry %d (-want +got):\n%s", i, gocmp.Diff(want[i], got[i]))
 				}
 			}
 		})

@@ -46,6 +46,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"content", testContent},
 		{"lookup/keys", testLookupKeys},
 		{"lookup/heads", testLookupHeads},
+		{"above", testAbove},
 		{"page", testPage},
 		{"rooms/public", testPublicRooms},
 		{"rooms/members", testMembers},
