@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/fx"
@@ -149,7 +150,10 @@ func (d *dev) open(ctx context.Context) error {
 		d.Listen = "127.0.0.1:0"
 	}
 	if ln, err := net.Listen("tcp", d.Listen); err != nil {
-		return fmt.Errorf("port %s is in use: stop what uses it, or choose another with --listen", d.Listen)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("port %s is in use: stop what uses it, or choose another with --listen", d.Listen)
+		}
+		return fmt.Errorf("--listen %s: %w", d.Listen, err)
 	} else if err := ln.Close(); err != nil {
 		return err
 	}

@@ -20,6 +20,16 @@ type upCmd struct {
 	Write       string `name:"write" placeholder:"FILE" help:"Write those addresses to a file once every server answers."`
 }
 
+// Validate is called by the command line's parser.
+func (c *upCmd) Validate() error {
+	for name, n := range map[string]int{"edges": c.Edges, "workers": c.Workers, "dispatchers": c.Dispatchers, "persisters": c.Persisters} {
+		if n < 1 {
+			return fmt.Errorf("--%s %d: must be 1 or more", name, n)
+		}
+	}
+	return nil
+}
+
 // Run starts everything and follows it until ctx ends.
 func (c *upCmd) Run(ctx context.Context, s streams) error {
 	return local.Up(ctx, local.UpOptions{

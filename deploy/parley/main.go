@@ -34,6 +34,8 @@ type commands struct {
 	Config   configCmd   `cmd:"" help:"Show every setting, its variables and its value."`
 	Ready    readyCmd    `cmd:"" help:"Ask a running process whether it is ready."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
+
+	Print kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 func main() {
@@ -60,7 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Name("parley"),
 		kong.Description("A chat backend for very many connections. Start with: parley dev"),
 		kong.Writers(stdout, stderr),
-		kong.Vars{"partitions": strconv.Itoa(contracts.DefaultPartitions)},
+		kong.Vars{"partitions": strconv.Itoa(contracts.DefaultPartitions), "version": "parley " + version()},
 		kong.Exit(func(code int) { exited = code; panic(errExit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)

@@ -33,7 +33,7 @@ func (c *clients) config(node contracts.NodeID) edge.Config {
 }
 
 type edgeCmd struct {
-	servers  `embed:""`
+	brokers  `embed:""`
 	process  `embed:""`
 	clients  `embed:""`
 	draining `embed:""`
@@ -43,7 +43,7 @@ type edgeCmd struct {
 
 // Validate is called by the command line's parser.
 func (c *edgeCmd) Validate() error {
-	return errors.Join(c.servers.Validate(), c.process.Validate(), c.draining.Validate())
+	return errors.Join(c.brokers.Validate(), c.process.Validate(), c.draining.Validate())
 }
 
 // Run holds connections until ctx ends; then it sends its clients away.
@@ -62,7 +62,7 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	}
 	var e *edge.Server
 	drain := func(log *slog.Logger) { c.draining.run(e, log) }
-	return role{servers: &c.servers, process: &c.process, node: node, leave: drain}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+	return role{servers: &servers{brokers: c.brokers}, process: &c.process, node: node, leave: drain}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
 		return wire.Edge(set, cfg, page(), fx.Populate(&e), fx.Invoke(func(lc fx.Lifecycle) {
 			lc.Append(fx.Hook{OnStart: func(context.Context) error {
 				set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())

@@ -19,16 +19,26 @@ import (
 // servers says which real servers to use. Each URL has a conventional environment variable and one of Parley's own,
 // which wins.
 type servers struct {
-	NATSURL      string   `name:"nats-url" env:"PARLEY_NATS_URL,NATS_URL" placeholder:"URL" help:"NATS: nats://host:4222, tls://…; comma list for a cluster."`
-	RedisURL     string   `name:"redis-url" env:"PARLEY_REDIS_URL,REDIS_URL" placeholder:"URL" help:"Redis: redis://host:6379/0, rediss://…; comma list for a cluster."`
+	brokers `embed:""`
+	records `embed:""`
+}
+
+// brokers is what every role uses.
+type brokers struct {
+	NATSURL    string `name:"nats-url" env:"PARLEY_NATS_URL,NATS_URL" placeholder:"URL" help:"NATS: nats://host:4222, tls://…; comma list for a cluster."`
+	RedisURL   string `name:"redis-url" env:"PARLEY_REDIS_URL,REDIS_URL" placeholder:"URL" help:"Redis: redis://host:6379/0, rediss://…; comma list for a cluster."`
+	Prefix     string `name:"prefix" env:"PARLEY_PREFIX" default:"parley" help:"First part of every subject, key, topic and database name; installations that share servers differ in it."`
+	Partitions int    `name:"partitions" env:"PARLEY_PARTITIONS" default:"${partitions}" help:"Partitions of the log: a power of two, fixed for the life of an installation. Of the embedded log always 8."`
+}
+
+// records is where messages are kept; edges need neither.
+type records struct {
 	KafkaBrokers []string `name:"kafka-brokers" env:"PARLEY_KAFKA_BROKERS,KAFKA_BROKERS" placeholder:"HOST:PORT" help:"Kafka bootstrap brokers."`
 	KafkaSASL    string   `name:"kafka-sasl" env:"PARLEY_KAFKA_SASL,KAFKA_SASL_MECHANISM" enum:",plain,scram-sha-256,scram-sha-512" default:"" help:"SASL mechanism: plain, scram-sha-256, scram-sha-512."`
 	KafkaUser    string   `name:"kafka-user" env:"PARLEY_KAFKA_USER,KAFKA_SASL_USERNAME" help:"SASL user."`
 	KafkaSecret  string   `name:"kafka-password" env:"PARLEY_KAFKA_PASSWORD,KAFKA_SASL_PASSWORD" help:"SASL password."`
 	KafkaTLS     bool     `name:"kafka-tls" env:"PARLEY_KAFKA_TLS,KAFKA_TLS" help:"Use TLS towards Kafka."`
 	MongoURI     string   `name:"mongodb-uri" env:"PARLEY_MONGODB_URI,MONGODB_URI" placeholder:"URI" help:"MongoDB: mongodb://host:27017/parley."`
-	Prefix       string   `name:"prefix" env:"PARLEY_PREFIX" default:"parley" help:"First part of every subject, key, topic and database name; installations that share servers differ in it."`
-	Partitions   int      `name:"partitions" env:"PARLEY_PARTITIONS" default:"${partitions}" help:"Partitions of the log: a power of two, fixed for the life of an installation. Of the embedded log always 8."`
 }
 
 // process is what every role has.
@@ -48,7 +58,7 @@ type accounts struct {
 }
 
 // kafka is where and how the log is.
-func (s *servers) kafka() journal.Config {
+func (s *records) kafka() journal.Config {
 	return journal.Config{
 		Brokers: s.KafkaBrokers, SASL: s.KafkaSASL, User: s.KafkaUser, Password: s.KafkaSecret, TLS: s.KafkaTLS,
 		Linger: kafkaLinger,
@@ -59,10 +69,10 @@ func (s *servers) kafka() journal.Config {
 // thousand records a second.
 const kafkaLinger = time.Millisecond
 
-func (s *servers) names() contracts.Names { return contracts.Names{Prefix: s.Prefix} }
+func (s *brokers) names() contracts.Names { return contracts.Names{Prefix: s.Prefix} }
 
 // Validate tells what is wrong with the settings.
-func (s *servers) Validate() error {
+func (s *brokers) Validate() error {
 	if !contracts.ValidID(s.Prefix) {
 		return fmt.Errorf("--prefix %q: use 1 to 64 of A-Z a-z 0-9 _ -", s.Prefix)
 	}

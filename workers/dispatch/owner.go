@@ -69,19 +69,25 @@ func (o owner) Assign(ctx context.Context, id int32, committed *journal.Commit) 
 		})
 		return 0, err
 	}
-	kept := false
+	kept, all := false, 0
 	d.call(func() {
 		if kept = !p.gone; kept {
 			p.stop = stop
 			d.assigned = true
 			delete(d.attempts, id)
+			if len(d.attempts) == 0 {
+				all = len(d.partitions)
+			}
 		}
 	})
 	if !kept {
 		d.stop(stop)
 		return 0, fmt.Errorf("partition %d was let go again at once", id)
 	}
-	d.log.Info("partition taken over", "partition", id, "epoch", p.epoch, "from", p.from, "publish_from", p.publishFrom, "end", p.goal)
+	d.log.Debug("partition taken over", "partition", id, "epoch", p.epoch, "from", p.from, "publish_from", p.publishFrom, "end", p.goal)
+	if all > 0 {
+		d.log.Info("partitions taken over", "partitions", all)
+	}
 	return p.from, nil
 }
 
