@@ -54,7 +54,7 @@ func TestNATSIsTheOneThatIsEmbedded(t *testing.T) {
 }
 
 func TestKafkaConfigNamesItsPorts(t *testing.T) {
-	got := kafkaConfig(filepath.Join("a", "b"), port{"kafka", 1001}, port{"controller", 1002})
+	got := kafkaConfig(kafkaPlan{data: filepath.Join("a", "b", "data"), at: port{"kafka", 1001}, controller: port{"controller", 1002}})
 	for _, want := range []string{
 		"listeners=PLAINTEXT://127.0.0.1:1001,CONTROLLER://127.0.0.1:1002\n", "controller.quorum.voters=1@127.0.0.1:1002\n",
 		"log.dirs=" + escapeProperty(filepath.Join("a", "b", "data")) + "\n",

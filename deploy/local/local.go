@@ -47,6 +47,9 @@ var ErrUnsupported = errors.New("starting real servers is not supported on Windo
 type UpOptions struct {
 	// Dir holds everything that is kept. Defaults to ".local".
 	Dir string
+	// Data holds what is this run's own: logs, the servers' data, the secret, the list of processes. Only one Up or Host
+	// at a time may use it. Defaults to Dir; runs with another can go on beside each other and share Dir's programs.
+	Data string
 	// Binary is the parley executable that the roles are started from. Defaults to this one.
 	Binary string
 	// Edges, Workers, Dispatchers, Persisters are how many of each role to start. Each defaults to 1.
@@ -106,6 +109,12 @@ func (o UpOptions) withDefaults() (UpOptions, error) {
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return o, fmt.Errorf("find directory %s: %w", o.Dir, err)
 	}
+	if o.Data == "" {
+		o.Data = o.Dir
+	}
+	if o.Data, err = filepath.Abs(o.Data); err != nil {
+		return o, fmt.Errorf("find directory %s: %w", o.Data, err)
+	}
 	if o.Binary == "" && !o.ServersOnly {
 		if o.Binary, err = os.Executable(); err != nil {
 			return o, fmt.Errorf("find this executable: %w", err)
@@ -124,11 +133,6 @@ func Up(ctx context.Context, o UpOptions) (err error) {
 	o, err = o.withDefaults()
 	if err != nil {
 		return err
-	}
-	for _, dir := range []string{"", "bin", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o755); err != nil {
-			return fmt.Errorf("make the working directory: %w", err)
-		}
 	}
 	r, err := newRunner(o)
 	if err != nil {

@@ -53,35 +53,33 @@ func (r *runner) startMongo(ctx context.Context, m mongoChoice, p port) (string,
 	if m.uri != "" {
 		return m.uri, r.askMongo(ctx, m.uri)
 	}
-	s, note, err := r.mongoSpec(ctx, m, p)
+	s, note, err := r.mongoServer(ctx, m, p)
 	if err != nil {
 		return "", err
 	}
-	s.kind, s.name = kindServer, p.name
-	c, err := r.start(s)
-	if err != nil {
-		return "", err
-	}
-	uri := "mongodb://" + p.addr() + "/parley"
-	if err := r.ready(ctx, c, time.Minute, func(ctx context.Context) error { return pingMongo(ctx, uri) }); err != nil {
-		return "", err
-	}
-	r.up(c, p.addr(), note)
-	return uri, nil
+	return mongoURI(p), r.serve(ctx, s, p, note)
+}
+
+func mongoURI(p port) string { return "mongodb://" + p.addr() + "/parley" }
+
+func (r *runner) mongoServer(ctx context.Context, m mongoChoice, p port) (s *Process, note string, err error) {
+	how, note, err := r.mongoSpec(ctx, m, p)
+	how.kind, how.name = kindServer, p.name
+	return &Process{r: r, spec: how, within: time.Minute, ask: func(ctx context.Context) error { return pingMongo(ctx, mongoURI(p)) }}, note, err
 }
 
 // mongoSpec fetches or builds what is missing and returns how to start it, and what to say about it.
 func (r *runner) mongoSpec(ctx context.Context, m mongoChoice, p port) (s spec, note string, err error) {
 	switch {
 	case m.mongod != "":
-		data := filepath.Join(r.opts.Dir, "mongo")
+		data := filepath.Join(r.opts.Data, "mongo")
 		if err := os.MkdirAll(data, 0o755); err != nil {
 			return spec{}, "", fmt.Errorf("make mongo's directory: %w", err)
 		}
 		return spec{path: m.mongod, args: []string{"--dbpath", data, "--bind_ip", "127.0.0.1", "--port", fmt.Sprint(p.number)}}, "", nil
 	case m.kind == MongoFerret:
 		path, err := r.buildFerret(ctx)
-		return spec{path: path, args: []string{"--listen", p.addr(), "--dir", filepath.Join(r.opts.Dir, "ferret", "data")}},
+		return spec{path: path, args: []string{"--listen", p.addr(), "--dir", filepath.Join(r.opts.Data, "ferret", "data")}},
 			"not MongoDB: a stand-in, FerretDB on SQLite; keep the data small", err
 	default:
 		err := r.fetchJars(ctx, "mongo-java", p.name, "3 MB")

@@ -74,7 +74,7 @@ func (rl *role) env(a addresses, secret string, more []string) []string {
 
 // startRoles starts the roles side by side, waits until each is ready, and prints where they are reached.
 func (r *runner) startRoles(ctx context.Context, a addresses) error {
-	secret, err := keepSecret(filepath.Join(r.opts.Dir, "secret"))
+	secret, err := keepSecret(filepath.Join(r.opts.Data, "secret"))
 	if err != nil {
 		return err
 	}

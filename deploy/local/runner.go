@@ -26,6 +26,9 @@ type spec struct {
 	dir  string   // working directory; "" for this one
 	env  []string // added to this process's
 	drop []string // variables of this process's that it does not get
+	// kept says that a Process owns it: when it ends, that is no news. again says that it has run before: its output is
+	// added to the log of then.
+	kept, again bool
 }
 
 // child is a process that was started. Its fields are fixed once start returned, but err.
@@ -61,17 +64,22 @@ type runner struct {
 const maxChildren = 1024
 
 func newRunner(o UpOptions) (*runner, error) {
-	lock, ok, err := lockFile(filepath.Join(o.Dir, "lock"))
+	for _, dir := range []string{filepath.Join(o.Dir, "bin"), filepath.Join(o.Data, "logs")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("make the working directory: %w", err)
+		}
+	}
+	lock, ok, err := lockFile(filepath.Join(o.Data, "lock"))
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("%s is in use by another `parley up`: stop it with `parley down --dir %s`, or give another --dir", o.Dir, o.Dir)
+		return nil, fmt.Errorf("%s is in use by another `parley up`: stop it with `parley down --dir %s`, or give another --dir", o.Data, o.Data)
 	}
 	r := &runner{
 		opts:    o,
 		out:     &console{w: o.Out, color: o.Color},
-		pids:    &pidList{path: filepath.Join(o.Dir, pidFile)},
+		pids:    &pidList{path: filepath.Join(o.Data, pidFile)},
 		lock:    lock,
 		starter: make(chan func()),
 		stopped: make(chan struct{}),
@@ -99,7 +107,7 @@ func (r *runner) claim() error {
 	}
 	for _, e := range entries {
 		if e.kind != kindUp && e.alive() {
-			return fmt.Errorf("%s (pid %d) is left from an earlier run in %s: stop it with `parley down --dir %s`", e.name, e.pid, r.opts.Dir, r.opts.Dir)
+			return fmt.Errorf("%s (pid %d) is left from an earlier run in %s: stop it with `parley down --dir %s`", e.name, e.pid, r.opts.Data, r.opts.Data)
 		}
 	}
 	return r.pids.add(kindUp, "up", os.Getpid())
@@ -107,8 +115,12 @@ func (r *runner) claim() error {
 
 // start starts a process whose output goes to logs/NAME.log; a role's is shown as well.
 func (r *runner) start(s spec) (*child, error) {
-	path := filepath.Join(r.opts.Dir, "logs", s.name+".log")
-	log, err := os.Create(path)
+	path := filepath.Join(r.opts.Data, "logs", s.name+".log")
+	how := os.O_TRUNC
+	if s.again {
+		how = os.O_APPEND
+	}
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|how, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
@@ -119,7 +131,7 @@ func (r *runner) start(s spec) (*child, error) {
 		return slices.Contains(s.drop, name)
 	}), s.env...)
 	cmd.Stdout = io.Writer(log)
-	if s.kind == kindRole {
+	if s.kind == kindRole && !s.kept {
 		cmd.Stdout = &follower{name: s.name, file: log, con: r.out}
 	}
 	cmd.Stderr = cmd.Stdout
@@ -135,8 +147,11 @@ func (r *runner) start(s spec) (*child, error) {
 		err := errors.Join(cmd.Wait(), r.pids.remove(c.pid))
 		c.err = errors.Join(err, log.Close())
 		r.mu.Lock()
-		if !r.closing && s.kind != kindSetup {
+		if !r.closing && s.kind != kindSetup && !s.kept {
 			r.died <- c
+		}
+		if s.kept {
+			r.children = slices.DeleteFunc(r.children, func(other *child) bool { return other == c })
 		}
 		r.mu.Unlock()
 		close(c.done)

@@ -85,29 +85,40 @@ func (r *runner) up(c *child, at, more string) {
 }
 
 func (r *runner) startNATS(ctx context.Context, p port) (string, error) {
+	s, err := r.natsServer(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	return "nats://" + p.addr(), r.serve(ctx, s, p, "")
+}
+
+// serve starts a server, waits for it, and reports it.
+func (r *runner) serve(ctx context.Context, s *Process, p port, note string) error {
+	if err := s.Start(ctx); err != nil {
+		return err
+	}
+	r.up(s.current(), p.addr(), note)
+	return nil
+}
+
+func (r *runner) natsServer(ctx context.Context, p port) (*Process, error) {
 	path, err := exec.LookPath("nats-server")
 	if err != nil {
 		if path, err = r.buildNATS(ctx); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
-	c, err := r.start(spec{kind: kindServer, name: p.name, path: path, args: []string{"--addr", "127.0.0.1", "--port", fmt.Sprint(p.number)}})
-	if err != nil {
-		return "", err
-	}
-	url := "nats://" + p.addr()
-	err = r.ready(ctx, c, 15*time.Second, func(context.Context) error {
-		nc, err := nats.Connect(url, nats.Timeout(time.Second), nats.NoReconnect())
-		if err == nil {
-			nc.Close()
-		}
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	r.up(c, p.addr(), "")
-	return url, nil
+	return &Process{
+		r: r, within: 15 * time.Second,
+		spec: spec{kind: kindServer, name: p.name, path: path, args: []string{"--addr", "127.0.0.1", "--port", fmt.Sprint(p.number)}},
+		ask: func(context.Context) error {
+			nc, err := nats.Connect("nats://"+p.addr(), nats.Timeout(time.Second), nats.NoReconnect())
+			if err == nil {
+				nc.Close()
+			}
+			return err
+		},
+	}, nil
 }
 
 // buildNATS builds the pinned nats-server once; its folder carries the version.
@@ -133,23 +144,27 @@ func (r *runner) buildNATS(ctx context.Context) (string, error) {
 	return path, nil
 }
 
-// startRedis starts a Redis that keeps nothing on disk: Parley holds there only what can be told or read again.
 func (r *runner) startRedis(ctx context.Context, p port) (string, error) {
+	s, err := r.redisServer(p)
+	if err != nil {
+		return "", err
+	}
+	return "redis://" + p.addr() + "/0", r.serve(ctx, s, p, "")
+}
+
+// redisServer is a Redis that keeps nothing on disk: Parley holds there only what can be told or read again.
+func (r *runner) redisServer(p port, more ...string) (*Process, error) {
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
-		return "", errors.New("redis-server is not on PATH: apt-get install redis-server, or brew install redis")
+		return nil, errors.New("redis-server is not on PATH: apt-get install redis-server, or brew install redis")
 	}
-	c, err := r.start(spec{kind: kindServer, name: p.name, path: path, args: []string{
-		"--bind", "127.0.0.1", "--port", fmt.Sprint(p.number), "--dir", r.opts.Dir, "--save", "", "--appendonly", "no",
-	}})
-	if err != nil {
-		return "", err
-	}
-	if err := r.ready(ctx, c, 15*time.Second, func(ctx context.Context) error { return pingRedis(ctx, p) }); err != nil {
-		return "", err
-	}
-	r.up(c, p.addr(), "")
-	return "redis://" + p.addr() + "/0", nil
+	return &Process{
+		r: r, within: 15 * time.Second,
+		spec: spec{kind: kindServer, name: p.name, path: path, args: append([]string{
+			"--bind", "127.0.0.1", "--port", fmt.Sprint(p.number), "--dir", r.opts.Data, "--save", "", "--appendonly", "no",
+		}, more...)},
+		ask: func(ctx context.Context) error { return pingRedis(ctx, p) },
+	}, nil
 }
 
 // pingRedis asks in the inline form of the protocol: a client library would retry and log what is expected here.

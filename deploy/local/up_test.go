@@ -46,11 +46,6 @@ func testRunner(t *testing.T, o UpOptions) (*runner, *buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"bin", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	r, err := newRunner(o)
 	if err != nil {
 		t.Fatal(err)
@@ -72,9 +67,6 @@ func TestRolesStartAndStop(t *testing.T) {
 	out := &buffer{}
 	o, err := UpOptions{Dir: dir, Ports: PortsFree, Out: out, Binary: os.Args[0], Edges: 2, Env: []string{actVariable + "=role"}}.withDefaults()
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PARLEY_NATS_URL", "nats://left-over:1")

@@ -30,6 +30,7 @@ type commands struct {
 	Persist  persistCmd  `cmd:"" help:"Number the log and fill the database."`
 	Load     loadCmd     `cmd:"" help:"Load-test a server over the public protocol, and account for every message."`
 	Dead     deadCmd     `cmd:"" help:"List the records that nobody could read, or put them into the log again."`
+	Chaos    chaosCmd    `cmd:"" help:"Harm an installation of its own in every way, and check every promise."`
 	Token    tokenCmd    `cmd:"" help:"Make a token for a user, for tests and scripts."`
 	Config   configCmd   `cmd:"" help:"Show every setting, its variables and its value."`
 	Ready    readyCmd    `cmd:"" help:"Ask a running process whether it is ready."`

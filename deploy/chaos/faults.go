@@ -1,0 +1,274 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/parley-chat/parley/deploy/chaos/proxy"
+)
+
+// kind is one way to do harm.
+type kind struct {
+	help string
+	// short and long are how long it lasts in the two profiles: from, to.
+	short, long [2]time.Duration
+	// targets are what it can be done to; nil: the one thing that its name says.
+	targets func(*plant) []string
+	// claims are the parts that no other fault may touch meanwhile. Defaults to the target.
+	claims func(target string) []string
+	// lacks says why it cannot be done here; empty where it can.
+	lacks func(*plant) string
+	// do harms, waits for the length, and makes good. An error is a violation: what did not come back, mostly.
+	do func(ctx context.Context, f *fault) error
+	// signals are metrics of which one must move soon, where no role says that it is not ready. silent: nothing need show,
+	// as it is too short or no server's business.
+	signals []string
+	// shows is how long it must last to be noticed at all; a shorter one is silent.
+	shows    time.Duration
+	silent   bool
+	onlyLong bool
+}
+
+// fault is one of a schedule.
+type fault struct {
+	kind   string
+	target string
+	at     time.Duration // since the run began
+	length time.Duration
+	how    uint64   // seeds what is chosen inside
+	parts  []string // that no other fault may touch meanwhile
+
+	// Set when it is begun.
+	w   *world
+	rng *rand.Rand
+}
+
+func (f *fault) String() string {
+	if f.target == "" {
+		return f.kind
+	}
+	return f.kind + " " + f.target
+}
+
+func seconds(from, to float64) [2]time.Duration {
+	return [2]time.Duration{time.Duration(from * float64(time.Second)), time.Duration(to * float64(time.Second))}
+}
+
+func always(names ...string) func(string) []string { return func(string) []string { return names } }
+
+// Metrics by which faults show.
+var (
+	edgeSignals     = []string{"parley_edge_errors_total", "parley_edge_repairs_total"}
+	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
+	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_conflicts_total", "parley_persist_partitions", "parley_persist_lag_records"}
+	anySignals      = append(append(append([]string{}, edgeSignals...), dispatchSignals...), persistSignals...)
+)
+
+// kinds are all faults by name.
+var kinds = makeKinds()
+
+func makeKinds() map[string]kind {
+	all := make(map[string]kind)
+	for _, role := range roles {
+		every := func(p *plant) []string { return p.each(role) }
+		all["kill-"+role] = kind{
+			help: "kill -9 of one; started again after a while", short: seconds(0, 4), long: seconds(0, 15),
+			targets: every, do: killRole, signals: anySignals,
+		}
+		all["pause-"+role] = kind{
+			help: "SIGSTOP of one, then SIGCONT", short: seconds(3, 13), long: seconds(15, 15),
+			targets: every, do: pause, signals: anySignals,
+		}
+		all["freeze-"+role] = kind{
+			help: "SIGSTOP of one for a minute", long: seconds(60, 60), onlyLong: true,
+			targets: every, do: pause, signals: anySignals,
+		}
+		all["roll-"+role] = kind{
+			help: "SIGTERM and a new start, one after the other", short: seconds(0, 1), long: seconds(1, 3),
+			claims: func(string) []string { return []string{role + "-1", role + "-2"} }, do: roll, signals: anySignals,
+		}
+		for _, server := range needs[role] {
+			all["cut-"+role+"-"+server] = kind{
+				help: "a partition: bytes of one way or both are held back", short: seconds(2, 12), long: seconds(5, 40),
+				targets: func(p *plant) []string {
+					var links []string
+					for _, name := range p.each(role) {
+						links = append(links, link{name, server}.String())
+					}
+					return links
+				},
+				lacks: lacksMongo(server), do: cut, signals: anySignals, shows: 8 * time.Second,
+			}
+		}
+	}
+	links := func(p *plant) []string {
+		var names []string
+		for l := range p.links {
+			if l.from != clients && l.from != replica && (l.to != mongo || p.procs[mongo] != nil) {
+				names = append(names, l.String())
+			}
+		}
+		return names
+	}
+	for name, k := range map[string]kind{
+		"link-reset":    {help: "every connection of a link is reset, several times", do: linkReset},
+		"link-half":     {help: "one way of every connection of a link is closed, the other not", do: linkHalf},
+		"link-slow":     {help: "a link gets 20 to 300 ms of latency", do: linkSlow},
+		"link-throttle": {help: "a link carries 4 to 64 KB/s per connection", do: linkThrottle},
+		"link-hang":     {help: "a link accepts new connections and says nothing; the old ones are reset", do: linkHang},
+		"link-refuse":   {help: "a link resets the old connections and every new one", do: linkRefuse},
+	} {
+		k.short, k.long, k.targets, k.silent = seconds(2, 8), seconds(5, 25), links, true
+		all[name] = k
+	}
+	front := func(p *plant) []string {
+		return []string{link{clients, "edge-1"}.String(), link{clients, "edge-2"}.String()}
+	}
+	for name, k := range map[string]kind{
+		"clients-reset":    {help: "every client of an edge is reset", do: linkReset},
+		"clients-half":     {help: "one way of every client's connection to an edge is closed", do: linkHalf},
+		"clients-throttle": {help: "the clients of an edge read and write at 1 to 8 KB/s", do: linkThrottle},
+		"clients-cut":      {help: "the clients of an edge are cut off without a word", do: cut},
+	} {
+		k.short, k.long, k.targets, k.silent = seconds(2, 8), seconds(5, 25), front, true
+		all[name] = k
+	}
+	for name, k := range serverKinds() {
+		all[name] = k
+	}
+	return all
+}
+
+func lacksMongo(server string) func(*plant) string {
+	return func(p *plant) string {
+		if server == mongo && p.procs[mongo] == nil {
+			return "the database was given"
+		}
+		return ""
+	}
+}
+
+// hold waits for the fault's length, or until the run is broken off.
+func (f *fault) hold(ctx context.Context) { wait(ctx, f.length) }
+
+func (f *fault) link() *proxy.Proxy {
+	from, to, _ := strings.Cut(f.target, ":")
+	return f.w.links[link{from, to}]
+}
+
+// begin starts a process again, also when the run is being broken off, and waits until it is ready.
+func (f *fault) begin(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startWithin)
+	defer cancel()
+	if err := f.w.procs[name].Launch(); err != nil {
+		return err
+	}
+	// A server that a role needs may be away by another fault: only the process itself can fail here.
+	return f.w.procs[name].Await(ctx)
+}
+
+func killRole(ctx context.Context, f *fault) error {
+	defer f.w.expect(f.target)()
+	if err := f.w.procs[f.target].Kill(); err != nil {
+		return err
+	}
+	f.hold(ctx)
+	return f.begin(ctx, f.target)
+}
+
+func pause(ctx context.Context, f *fault) error {
+	p := f.w.procs[f.target]
+	if err := p.Signal(sigStop); err != nil {
+		return err
+	}
+	f.hold(ctx)
+	return p.Signal(sigCont)
+}
+
+// stopPatience is how long a role may take to stop when asked.
+const stopPatience = 20 * time.Second
+
+func roll(ctx context.Context, f *fault) error {
+	names := f.w.each(strings.TrimPrefix(f.kind, "roll-"))
+	defer f.w.expect(names...)()
+	for _, name := range names {
+		took, err := f.w.procs[name].Stop(stopPatience)
+		if err != nil {
+			f.w.remark("%s after %.1f s: %v", f, took.Seconds(), err)
+		}
+		f.hold(ctx)
+		if err := f.begin(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cut(ctx context.Context, f *fault) error {
+	how := []proxy.Fault{{HoldUp: true, HoldDown: true}, {HoldUp: true}, {HoldDown: true}}[f.rng.IntN(3)]
+	f.link().Set(how)
+	f.hold(ctx)
+	f.link().Set(proxy.Fault{})
+	return nil
+}
+
+func linkReset(ctx context.Context, f *fault) error {
+	for end := time.Now().Add(f.length); ; {
+		f.link().Reset()
+		if time.Now().After(end) || !wait(ctx, f.length/3+10*time.Millisecond) {
+			return nil
+		}
+	}
+}
+
+func linkHalf(ctx context.Context, f *fault) error {
+	f.link().HalfClose(proxy.Direction(f.rng.IntN(2)))
+	f.hold(ctx)
+	return nil
+}
+
+func linkSlow(ctx context.Context, f *fault) error {
+	f.link().Set(proxy.Fault{Latency: time.Duration(20+f.rng.IntN(280)) * time.Millisecond})
+	f.hold(ctx)
+	f.link().Set(proxy.Fault{})
+	return nil
+}
+
+func linkThrottle(ctx context.Context, f *fault) error {
+	rate := 4<<10 + f.rng.IntN(60<<10)
+	if strings.HasPrefix(f.kind, clients) {
+		rate = 1<<10 + f.rng.IntN(7<<10)
+	}
+	f.link().Set(proxy.Fault{Rate: rate})
+	f.hold(ctx)
+	f.link().Set(proxy.Fault{})
+	return nil
+}
+
+func linkHang(ctx context.Context, f *fault) error {
+	f.link().Set(proxy.Fault{Hang: true})
+	f.link().Reset()
+	f.hold(ctx)
+	f.link().Set(proxy.Fault{})
+	return nil
+}
+
+func linkRefuse(ctx context.Context, f *fault) error {
+	f.link().Set(proxy.Fault{Refuse: true})
+	f.link().Reset()
+	f.hold(ctx)
+	f.link().Set(proxy.Fault{})
+	return nil
+}
+
+// remark notes what is worth reading and no violation.
+func (w *world) remark(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.remarks) < mostOdd {
+		w.remarks = append(w.remarks, fmt.Sprintf(format, args...))
+	}
+}

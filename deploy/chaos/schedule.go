@@ -1,0 +1,181 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parley-chat/parley/deploy/chaos/history"
+)
+
+// atOnce is how many faults may be in force at a time.
+const atOnce = 3
+
+// available are the kinds that can be injected here, in order, and why the others cannot.
+func available(cfg Config, p *plant) (names []string, notes []string) {
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		k := kinds[name]
+		chosen := slices.Contains(cfg.Faults, name)
+		switch {
+		case len(cfg.Faults) > 0 && !chosen, k.onlyLong && !cfg.Long && !chosen:
+			continue
+		case k.lacks != nil && k.lacks(p) != "":
+			notes = append(notes, fmt.Sprintf("no %s: %s", name, k.lacks(p)))
+			continue
+		}
+		names = append(names, name)
+	}
+	return names, notes
+}
+
+// plan draws a schedule: rounds in which every kind comes once, in an order of chance. The same seed, kinds and
+// durations make the same schedule.
+func plan(cfg Config, p *plant, names []string) []*fault {
+	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
+	var all []*fault
+	var round []string
+	for at := cfg.Every / 2; at < cfg.Duration && len(names) > 0; at += cfg.Every/2 + rand64(rng, cfg.Every) {
+		if len(round) == 0 {
+			round = slices.Clone(names)
+			rng.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		}
+		k := kinds[round[0]]
+		f := &fault{kind: round[0], at: at, how: rng.Uint64()}
+		round = round[1:]
+		span := k.short
+		if cfg.Long || span[1] == 0 {
+			span = k.long
+		}
+		f.length = span[0] + rand64(rng, span[1]-span[0])
+		if k.targets != nil {
+			targets := k.targets(p)
+			slices.Sort(targets)
+			f.target = targets[rng.IntN(len(targets))]
+		}
+		f.parts = []string{f.target}
+		if k.claims != nil {
+			f.parts = k.claims(f.target)
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+func rand64(rng *rand.Rand, d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return time.Duration(rng.Int64N(int64(d)))
+}
+
+// claims keeps two faults from touching the same part.
+type claims struct {
+	mu   sync.Mutex // guards held
+	cond *sync.Cond
+	held map[string]bool
+}
+
+func newClaims() *claims {
+	c := &claims{held: make(map[string]bool)}
+	c.cond = sync.NewCond(&c.mu)
+	return c
+}
+
+// take waits until all names are free and takes them; it returns false when ctx ends first.
+func (c *claims) take(ctx context.Context, names []string) bool {
+	defer context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.cond.Broadcast()
+	})()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for slices.ContainsFunc(names, func(name string) bool { return c.held[name] }) {
+		if ctx.Err() != nil {
+			return false
+		}
+		c.cond.Wait()
+	}
+	for _, name := range names {
+		c.held[name] = true
+	}
+	return ctx.Err() == nil
+}
+
+func (c *claims) give(names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range names {
+		delete(c.held, name)
+	}
+	c.cond.Broadcast()
+}
+
+// inject works a schedule off and returns once everything is made good again. When ctx ends what is in force ends early.
+func (w *world) inject(ctx context.Context, faults []*fault) {
+	begin := time.Now()
+	ctx, cancel := context.WithDeadline(ctx, begin.Add(w.cfg.Duration))
+	defer cancel()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
+	taken := newClaims()
+	for i, f := range faults {
+		if !wait(ctx, time.Until(begin.Add(f.at))) {
+			break
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		f.w, f.rng = w, rand.New(rand.NewPCG(f.how, 2))
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if !taken.take(ctx, f.parts) {
+				return
+			}
+			defer taken.give(f.parts)
+			w.inflict(ctx, i, f)
+		})
+	}
+	wait(ctx, time.Until(begin.Add(w.cfg.Duration)))
+	wg.Wait()
+	w.healLinks()
+}
+
+// inflict runs one fault and records it.
+func (w *world) inflict(ctx context.Context, n int, f *fault) {
+	k := kinds[f.kind]
+	name := fmt.Sprintf("%d %s for %.1f s", n+1, f, f.length.Seconds())
+	w.now(f, true)
+	w.conductor.Add(history.Event{
+		Kind: history.Fault, At: history.SharedNow(), Fault: name, What: f.kind, Process: f.target, Signals: k.signals,
+		Silent: k.silent || f.length < k.shows,
+	})
+	err := k.do(ctx, f)
+	w.conductor.Add(history.Event{Kind: history.Heal, At: history.SharedNow(), Fault: name})
+	w.now(f, false)
+	if err != nil {
+		w.tally.odd(fmt.Sprintf("fault %s: %v", name, err))
+	}
+}
+
+// now keeps which faults are in force, for the screen and the report.
+func (w *world) now(f *fault, on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if on {
+		w.inForce = append(w.inForce, f.String())
+		w.done[f.kind]++
+		return
+	}
+	if i := slices.Index(w.inForce, f.String()); i >= 0 {
+		w.inForce = slices.Delete(w.inForce, i, i+1)
+	}
+}

@@ -1,0 +1,444 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/gobwas/ws"
+
+	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/deploy/chaos/history"
+)
+
+// recorder writes down what one client does and sees. It stands between the client and its sockets and reads along, so that what
+// the client's library mends by itself, such as an entry that came twice or a hole, is seen all the same.
+type recorder struct {
+	// Static after construction.
+	out   *history.Writer
+	tally *tally
+	name  string
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	mu    sync.Mutex // guards the rest, and everything of the connections
+	conn  uint64
+	user  contracts.UserID
+	rooms map[contracts.RoomID]*place
+}
+
+// place is where the client stands in a room: what the library knows of it, worked out from the same frames.
+type place struct {
+	have  bool // at is known
+	at    history.Position
+	told  contracts.Seq // entries up to here were said to be missing, or seen too early
+	asked int           // number of the latest thing that makes replies to earlier joins void
+	on    uint64        // the connection on which a join was answered, so that live entries may come
+	left  uint64        // the connection on which a leave was answered since
+}
+
+// wireCall is a request without its reply.
+type wireCall struct {
+	op    string
+	room  contracts.RoomID
+	key   contracts.Key
+	asked int
+	since *history.Position
+}
+
+// tap is one connection, seen by the recorder.
+type tap struct {
+	net.Conn
+	r     *recorder
+	n     uint64
+	calls map[uint64]wireCall
+	code  int
+	// reading says that a Read is under way: what it brings counts although the connection is being closed.
+	reading, ended bool
+	// in and out are the bytes that make no whole frame yet; upgraded says that the HTTP heads are over.
+	in, out                 []byte
+	upgradedIn, upgradedOut bool
+}
+
+func newRecorder(name string, out *history.Writer, t *tally, dial func(context.Context, string, string) (net.Conn, error)) *recorder {
+	return &recorder{out: out, tally: t, name: name, dial: dial, rooms: make(map[contracts.RoomID]*place)}
+}
+
+// Dial is the client's NetDial.
+func (r *recorder) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := r.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conn++
+	return &tap{Conn: c, r: r, n: r.conn, calls: make(map[uint64]wireCall)}, nil
+}
+
+// position is the last entry of the room that the client has.
+func (r *recorder) position(room contracts.RoomID) (history.Position, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.rooms[room]
+	if p == nil {
+		return history.Position{}, false
+	}
+	return p.at, p.have
+}
+
+// end writes that the client still listens to the rooms.
+func (r *recorder) end(rooms []contracts.RoomID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, room := range rooms {
+		r.add(r.conn, history.Event{Kind: history.Ended, Room: room})
+	}
+}
+
+// add writes an event of connection n. The caller holds mu.
+func (r *recorder) add(n uint64, e history.Event) {
+	e.At, e.Client, e.Conn = history.SharedNow(), r.name, n
+	r.out.Add(e)
+}
+
+func (r *recorder) place(room contracts.RoomID) *place {
+	p := r.rooms[room]
+	if p == nil {
+		p = &place{}
+		r.rooms[room] = p
+	}
+	return p
+}
+
+// Write records what is asked before it goes out.
+func (t *tap) Write(b []byte) (int, error) {
+	t.r.mu.Lock()
+	t.out = append(t.out, b...)
+	t.upgradedOut = t.upgradedOut || skipHead(&t.out)
+	for t.upgradedOut {
+		op, payload, rest, ok := nextFrame(t.out)
+		if !ok {
+			break
+		}
+		t.out = rest
+		if op == ws.OpText {
+			t.asks(payload)
+		}
+	}
+	t.r.mu.Unlock()
+	return t.Conn.Write(b)
+}
+
+// Read records what came before the client gets it.
+func (t *tap) Read(b []byte) (int, error) {
+	t.r.mu.Lock()
+	t.reading = true
+	t.r.mu.Unlock()
+	n, err := t.Conn.Read(b)
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	t.reading = false
+	t.in = append(t.in, b[:n]...)
+	t.upgradedIn = t.upgradedIn || skipHead(&t.in)
+	for t.upgradedIn {
+		op, payload, rest, ok := nextFrame(t.in)
+		if !ok {
+			break
+		}
+		t.in = rest
+		switch {
+		case op == ws.OpText:
+			t.hears(payload)
+		case op == ws.OpClose && len(payload) >= 2:
+			t.code = int(binary.BigEndian.Uint16(payload))
+		}
+	}
+	if ne, ok := err.(net.Error); err != nil && !(ok && ne.Timeout()) {
+		t.end()
+	}
+	return n, err
+}
+
+// Close records the end of the connection, unless a Read is about to.
+func (t *tap) Close() error {
+	err := t.Conn.Close()
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	if !t.reading {
+		t.end()
+	}
+	return err
+}
+
+func (t *tap) end() {
+	if t.ended {
+		return
+	}
+	t.ended = true
+	e := history.Event{Kind: history.Closed}
+	if t.code != 0 {
+		e.Code = strconv.Itoa(t.code)
+	}
+	t.r.add(t.n, e)
+	t.r.tally.closed.Add(1)
+	for _, call := range t.calls {
+		if call.op == string(contracts.OpSend) {
+			t.answered(call, history.Unknown, "")
+		}
+	}
+	t.calls = nil
+}
+
+// skipHead drops an HTTP head from b, if it is whole.
+func skipHead(b *[]byte) bool {
+	i := bytes.Index(*b, []byte("\r\n\r\n"))
+	if i < 0 {
+		return false
+	}
+	*b = (*b)[i+4:]
+	return true
+}
+
+// nextFrame takes a whole frame of b, unmasked. Neither side fragments what it sends.
+func nextFrame(b []byte) (op ws.OpCode, payload, rest []byte, ok bool) {
+	if len(b) < 2 {
+		return 0, nil, b, false
+	}
+	size, n := 2, int(b[1]&0x7F)
+	switch {
+	case n == 126 && len(b) >= 4:
+		size, n = 4, int(binary.BigEndian.Uint16(b[2:]))
+	case n == 127 && len(b) >= 10:
+		size, n = 10, int(binary.BigEndian.Uint64(b[2:])&(1<<31-1))
+	case n >= 126:
+		return 0, nil, b, false
+	}
+	masked := b[1]&0x80 != 0
+	var mask [4]byte
+	if masked {
+		if len(b) < size+4 {
+			return 0, nil, b, false
+		}
+		copy(mask[:], b[size:])
+		size += 4
+	}
+	if len(b) < size+n {
+		return 0, nil, b, false
+	}
+	payload = b[size : size+n]
+	if masked {
+		payload = bytes.Clone(payload)
+		ws.Cipher(payload, mask, 0)
+	}
+	return ws.OpCode(b[0] & 0xF), payload, b[size+n:], true
+}
+
+// asks takes a request of the client.
+func (t *tap) asks(payload []byte) {
+	var f struct {
+		ID    uint64            `json:"id"`
+		Op    string            `json:"op"`
+		Room  contracts.RoomID  `json:"room"`
+		Key   contracts.Key     `json:"key"`
+		Text  string            `json:"text"`
+		Since *history.Position `json:"since"`
+	}
+	if err := json.Unmarshal(payload, &f); err != nil || t.ended {
+		return
+	}
+	call := wireCall{op: f.Op, room: f.Room, key: f.Key, since: f.Since}
+	switch contracts.Op(f.Op) {
+	case contracts.OpSend:
+		t.r.tally.attempts.Add(1)
+		t.r.add(t.n, history.Event{Kind: history.Sent, Room: f.Room, User: t.r.user, Key: f.Key, Hash: history.HashBody(f.Text)})
+	case contracts.OpJoin:
+		p := t.r.place(f.Room)
+		p.asked++
+		call.asked = p.asked
+		t.r.add(t.n, history.Event{Kind: history.Joining, Room: f.Room, Since: f.Since})
+	case contracts.OpLeave:
+		p := t.r.place(f.Room)
+		p.asked++
+		call.asked = p.asked
+		// The library forgets the room, or, where it only frees a room whose send was given up, joins again with what it has.
+		t.r.add(t.n, history.Event{Kind: history.Leaving, Room: f.Room})
+		p.on = 0
+	}
+	t.calls[f.ID] = call
+}
+
+// serverFrame is any frame of a server.
+type serverFrame struct {
+	ID    uint64           `json:"id"`
+	OK    json.RawMessage  `json:"ok"`
+	Error *contracts.Error `json:"error"`
+	wireEvent
+	Head   contracts.Seq `json:"head"`
+	To     contracts.Seq `json:"to"`
+	Reason string        `json:"reason"`
+}
+
+// wireEvent is an entry, or the beginning of another event.
+type wireEvent struct {
+	Event string           `json:"event"`
+	Room  contracts.RoomID `json:"room"`
+	Seq   contracts.Seq    `json:"seq"`
+	Epoch contracts.Epoch  `json:"epoch"`
+	From  json.RawMessage  `json:"from"`
+	Key   contracts.Key    `json:"key"`
+	Text  string           `json:"text"`
+}
+
+func (e *wireEvent) entry() history.Entry {
+	var from contracts.Person
+	_ = json.Unmarshal(e.From, &from) // where it is none, the checker finds an unknown sender
+	return history.Entry{Seq: e.Seq, Epoch: e.Epoch, Key: e.Key, Sender: from.ID, Hash: history.HashBody(e.Text)}
+}
+
+// hears takes a frame of the server.
+func (t *tap) hears(payload []byte) {
+	var f serverFrame
+	if err := json.Unmarshal(payload, &f); err != nil {
+		t.r.tally.odd(fmt.Sprintf("%s: a frame that cannot be read: %v", t.r.name, err))
+		return
+	}
+	if t.ended {
+		return
+	}
+	switch {
+	case f.ID != 0 && f.Event == "":
+		call, ok := t.calls[f.ID]
+		delete(t.calls, f.ID)
+		if ok {
+			t.reply(call, &f)
+		}
+	case f.Seq > 0 && f.Epoch > 0 && f.Event != string(contracts.EventReset):
+		t.live(&f)
+	case f.Event == string(contracts.EventGap):
+		var from contracts.Seq
+		_ = json.Unmarshal(f.From, &from) // absent: 0
+		p := t.r.place(f.Room)
+		p.told = max(p.told, f.To)
+		t.r.tally.gaps.Add(1)
+		t.r.add(t.n, history.Event{Kind: history.Gap, Room: f.Room, From: from, To: f.To})
+	case f.Event == string(contracts.EventReset):
+		p := t.r.place(f.Room)
+		p.have, p.on = false, 0
+		p.asked++
+		t.r.tally.resets.Add(1)
+		t.r.add(t.n, history.Event{Kind: history.Reset, Room: f.Room, Epoch: f.Epoch, Head: f.Head})
+	case f.Event == string(contracts.EventLeft):
+		p := t.r.place(f.Room)
+		p.have, p.on = false, 0
+		p.asked++
+		t.r.add(t.n, history.Event{Kind: history.Left, Room: f.Room, Code: f.Reason})
+	}
+}
+
+// live takes a live entry.
+func (t *tap) live(f *serverFrame) {
+	p := t.r.place(f.Room)
+	if p.left == t.n {
+		t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came behind the reply to leave", t.r.name, f.Seq, f.Room))
+	}
+	if p.on != t.n || !p.have || f.Seq <= p.at.Seq {
+		return // the library drops it too
+	}
+	if f.Seq > p.at.Seq+1 {
+		if f.Seq > max(p.at.Seq, p.told)+1 {
+			t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came live behind %d, and no gap was told", t.r.name, f.Seq, f.Room, max(p.at.Seq, p.told)))
+		}
+		p.told = max(p.told, f.Seq)
+		return
+	}
+	e := f.entry()
+	p.at = history.Position{Epoch: e.Epoch, Seq: e.Seq}
+	t.r.tally.delivered.Add(1)
+	t.r.add(t.n, history.Event{
+		Kind: history.Received, Room: f.Room, Seq: e.Seq, Epoch: e.Epoch, Key: e.Key, Sender: e.Sender, Hash: e.Hash, Live: true,
+	})
+}
+
+// reply takes the reply to a request.
+func (t *tap) reply(call wireCall, f *serverFrame) {
+	switch contracts.Op(call.op) {
+	case contracts.OpConnect:
+		var ok contracts.ConnectOK
+		if f.Error == nil && json.Unmarshal(f.OK, &ok) == nil {
+			t.r.user = ok.User.ID
+			t.r.tally.connected.Add(1)
+			t.r.add(t.n, history.Event{Kind: history.Connected, User: ok.User.ID})
+		}
+	case contracts.OpSend:
+		if f.Error == nil {
+			t.answered(call, history.OK, "")
+			return
+		}
+		t.answered(call, history.OutcomeOf(f.Error.Code), string(f.Error.Code))
+	case contracts.OpJoin:
+		if f.Error == nil {
+			t.joined(call, f.OK)
+		}
+	case contracts.OpLeave:
+		p := t.r.place(call.room)
+		if f.Error == nil && p.asked == call.asked { // else a join followed at once
+			p.left = t.n
+			t.r.add(t.n, history.Event{Kind: history.Left, Room: call.room, Code: "left"})
+		}
+	}
+}
+
+func (t *tap) answered(call wireCall, o history.Outcome, code string) {
+	if o == history.OK {
+		t.r.tally.acked.Add(1)
+	} else {
+		t.r.tally.refused.Add(1)
+	}
+	t.r.add(t.n, history.Event{Kind: history.Answered, Room: call.room, User: t.r.user, Key: call.key, Outcome: o, Code: code})
+}
+
+func (t *tap) joined(call wireCall, raw json.RawMessage) {
+	p := t.r.place(call.room)
+	if p.asked != call.asked {
+		return // the library has asked anew and drops it
+	}
+	var ok struct {
+		State   contracts.JoinState `json:"state"`
+		Epoch   contracts.Epoch     `json:"epoch"`
+		Head    contracts.Seq       `json:"head"`
+		First   contracts.Seq       `json:"first"`
+		Entries []wireEvent         `json:"entries"`
+	}
+	if err := json.Unmarshal(raw, &ok); err != nil {
+		t.r.tally.odd(fmt.Sprintf("%s: a reply to join %s that cannot be read: %v", t.r.name, call.room, err))
+		return
+	}
+	e := history.Event{Kind: history.Joined, Room: call.room, Since: call.since, State: ok.State, Epoch: ok.Epoch, Head: ok.Head, First: ok.First}
+	for i := range ok.Entries {
+		if call.since != nil && ok.State != contracts.JoinReset && p.have && ok.Entries[i].Seq <= p.at.Seq {
+			continue // it came live while the reply was on its way
+		}
+		e.Entries = append(e.Entries, ok.Entries[i].entry())
+	}
+	if ok.State == contracts.JoinReset {
+		t.r.tally.resets.Add(1)
+	}
+	t.r.add(t.n, e)
+	t.r.tally.joins.Add(1)
+	if call.since != nil {
+		t.r.tally.resumed.Add(int64(len(ok.Entries)))
+	}
+	p.left = 0
+	if ok.State == contracts.JoinMore {
+		last := ok.Entries[max(0, len(ok.Entries)-1)]
+		p.at, p.have = history.Position{Epoch: ok.Epoch, Seq: last.Seq}, true
+		return
+	}
+	p.at, p.have, p.on = history.Position{Epoch: ok.Epoch, Seq: ok.Head}, true, t.n
+	p.told = 0
+}

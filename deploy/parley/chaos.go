@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/parley-chat/parley/deploy/chaos"
+)
+
+type chaosCmd struct {
+	Duration time.Duration `name:"duration" short:"d" default:"3m" help:"How long faults are injected; starting and the end come on top."`
+	Seed     uint64        `name:"seed" placeholder:"N" help:"Repeats the schedule of a run. Defaults to the time."`
+	Faults   []string      `name:"faults" placeholder:"NAME" help:"Kinds of faults, all by default; --list names them."`
+	Long     bool          `name:"long" help:"Faults of full length, such as a minute's stop, and more time between them. The default from 10m on."`
+	Every    time.Duration `name:"every" placeholder:"TIME" help:"Time between the beginnings of two faults. Defaults to 5s, with --long to 10s."`
+	Users    int           `name:"users" default:"200" help:"Clients."`
+	Rooms    int           `name:"rooms" default:"50" help:"Rooms, of 2 to 60 members."`
+	Rate     float64       `name:"rate" short:"r" default:"500" help:"Messages per second of all users."`
+	Mongo    string        `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
+	Dir      string        `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs are kept; each run gets a directory below chaos."`
+	Fanout   time.Duration `name:"fanout-p99" default:"250ms" help:"What 99 of 100 live deliveries must stay below from 10 s after a fault."`
+	Keep     bool          `name:"keep" help:"Keep history and data also where nothing was found."`
+	Plain    bool          `name:"plain" help:"A line a second instead of one that is drawn anew."`
+	List     bool          `name:"list" help:"List the kinds of faults and end."`
+}
+
+// Run harms an installation of its own. The exit code is 0 where every promise was kept, 1 where one was broken, 2 where no run
+// could be made.
+func (c *chaosCmd) Run(ctx context.Context, s streams) error {
+	if c.List {
+		for _, k := range chaos.Kinds() {
+			fmt.Fprintf(s.out, "%-20s %s\n", k[0], k[1])
+		}
+		return nil
+	}
+	report, err := chaos.Run(ctx, chaos.Config{
+		Dir: c.Dir, Mongo: c.Mongo, Duration: c.Duration, Seed: c.Seed, Faults: c.Faults, Long: c.Long, Every: c.Every, Users: c.Users,
+		Rooms: c.Rooms, Rate: c.Rate, FanoutP99: c.Fanout, Keep: c.Keep, Out: s.out, Live: terminal(s.out) && !c.Plain,
+	})
+	if err != nil {
+		fmt.Fprintln(s.err, "parley chaos:", err)
+		return errExit(2)
+	}
+	if err := report.WriteText(s.out); err != nil {
+		return err
+	}
+	if !report.Good() {
+		return errExit(1)
+	}
+	return nil
+}
