@@ -45,10 +45,16 @@ type downCmd struct {
 // Run stops what up started.
 func (c *downCmd) Run(ctx context.Context, s streams) error { return local.Down(ctx, c.Dir, s.out) }
 
-type doctorCmd struct{}
+type doctorCmd struct {
+	Target   int  `name:"target" placeholder:"N" help:"Say instead which of this machine's limits N connections meet, and what raises them."`
+	BothEnds bool `name:"both-ends" help:"With --target: the load tester runs on this machine, too."`
+}
 
 // Run prints what was found; it fails when something is missing.
-func (doctorCmd) Run(ctx context.Context, s streams) error {
+func (c doctorCmd) Run(ctx context.Context, s streams) error {
+	if c.Target != 0 || c.BothEnds {
+		return c.target(s)
+	}
 	missing := false
 	for _, f := range local.Doctor(ctx) {
 		mark := "ok     "
@@ -61,6 +67,36 @@ func (doctorCmd) Run(ctx context.Context, s streams) error {
 		}
 	}
 	if missing {
+		return errExit(1)
+	}
+	return nil
+}
+
+// target prints one line per limit, and below one that is too low what raises it.
+func (c doctorCmd) target(s streams) error {
+	limits, err := local.Target(local.TargetOptions{Connections: c.Target, BothEnds: c.BothEnds})
+	if err != nil {
+		return err
+	}
+	paint := func(_, text string) string { return text }
+	if terminal(s.out) {
+		paint = func(colour, text string) string { return "\x1b[" + colour + "m" + text + "\x1b[0m" }
+	}
+	low := 0
+	fmt.Fprintf(s.out, "%s\n", paint("1", fmt.Sprintf("     %-30s %15s %15s", fmt.Sprintf("for %d connections", c.Target), "now", "needed")))
+	for _, l := range limits {
+		mark := paint("32", "ok ")
+		if !l.OK {
+			mark = paint("1;31", "low")
+			low++
+		}
+		fmt.Fprintf(s.out, "%s  %-30s %15s %15s  %s\n", mark, l.Name, l.Now, l.Need, paint("2", l.Why))
+		if l.Fix != "" {
+			fmt.Fprintf(s.out, "     %s\n", paint("33", "→ "+l.Fix))
+		}
+	}
+	if low > 0 {
+		fmt.Fprintf(s.out, "\nToo low: %d of %d limits. sysctl -w lasts until the machine restarts: put it into /etc/sysctl.d as well.\n", low, len(limits))
 		return errExit(1)
 	}
 	return nil
