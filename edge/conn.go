@@ -17,6 +17,7 @@ const (
 	stateConnecting                  // connect is being answered
 	stateReady                       // connected
 	stateClosing                     // a close frame is on its way; input is thrown away
+	stateRefused                     // no WebSocket: an HTTP error is on its way; input is thrown away
 	stateGone                        // closed
 )
 
@@ -48,6 +49,7 @@ type conn struct {
 	inWheel     bool
 	queuedAgain bool // in loop.again
 	stuck       bool // the socket took less than everything
+	handshaking bool // its head has not come yet
 	paused      bool // input waits until requests are answered, or their answers taken
 	pinged      bool // a ping is out and nothing has been heard since
 	reminded    bool // the token event was sent
@@ -62,6 +64,7 @@ type conn struct {
 	user    contracts.Person // its ID is empty until connect is answered; not changed then
 	expires int64            // of the token, Unix milliseconds
 
+	from  *address // that it counts for; nil: none
 	sent  buckets  // what the limits per second count
 	rooms []*local // the rooms it is in; see local.members
 	busy  *busy    // nil while idle
@@ -111,6 +114,11 @@ func (c *conn) rest() {
 	}
 }
 
+// over reports whether nothing is sent any more.
+func (c *conn) over() bool {
+	return c.state == stateGone || c.state == stateClosing || c.state == stateRefused
+}
+
 // newConn makes a connection of the loop whose socket is attached next.
 func (l *loop) newConn() *conn {
 	if l.held == 0 {
@@ -156,7 +164,7 @@ func (c *conn) received(data []byte) {
 	switch c.state {
 	case stateHead:
 		c.readHead(data)
-	case stateClosing:
+	case stateClosing, stateRefused:
 		// Whatever comes now is not looked at; the end of input closes.
 	default:
 		c.readFrames(data)
@@ -198,7 +206,7 @@ func (c *conn) readFrames(data []byte) {
 			c.answerClose(ev.Code)
 			return
 		}
-		if c.state == stateGone || c.state == stateClosing {
+		if c.over() {
 			return
 		}
 		if c.paused {
@@ -243,7 +251,7 @@ func (c *conn) resume() {
 		b.stash = nil
 		c.readFrames(data)
 	}
-	if c.state != stateGone && c.state != stateClosing && !c.paused {
+	if !c.over() && !c.paused {
 		c.readOn()
 	}
 }
@@ -357,11 +365,11 @@ func (l *loop) frameEnd(out []byte) []byte {
 
 // shut sends a close frame and waits for the peer's, for a while.
 func (c *conn) shut(code contracts.CloseCode, reason string) {
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return
 	}
 	c.write(wire.AppendClose(nil, code, reason), true)
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return // the write itself ended it
 	}
 	c.countClosed(code)
@@ -375,7 +383,7 @@ func (c *conn) answerClose(code contracts.CloseCode) {
 		answer = contracts.CloseNormal
 	}
 	c.write(wire.AppendClose(nil, answer, ""), true)
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return
 	}
 	if code > 1015 {
@@ -401,10 +409,11 @@ func (c *conn) countClosed(code contracts.CloseCode) {
 // socket once the peer has closed its half too: closing it with input unread, as what a peer sends behind its own close frame would be,
 // would reset the connection and could destroy the close frame on its way.
 func (c *conn) startClosing() {
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return
 	}
 	c.state = stateClosing
+	c.loop.srv.admission.leave(c)
 	c.releaseAll()
 	c.leaveAll()
 	c.began = 0
@@ -437,9 +446,16 @@ func (c *conn) close() {
 // forget takes the connection out of everything but its socket.
 func (c *conn) forget() {
 	l := c.loop
-	if c.state != stateHead {
+	c.headDone()
+	switch c.state {
+	case stateHead:
+	case stateRefused:
+		l.srv.admission.lingering.Add(-1)
+	default:
 		l.srv.metrics.connections.Dec()
 		l.srv.open.Add(-1)
+		l.srv.admission.leave(c)
+		l.srv.admission.release(c.from)
 	}
 	c.releaseAll()
 	c.giveBack()
@@ -470,7 +486,7 @@ func (c *conn) timeout() {
 	case stateOpen:
 		c.shut(contracts.CloseNoConnect, "no connect in time")
 		return
-	case stateClosing:
+	case stateClosing, stateRefused:
 		c.close()
 		return
 	}
@@ -492,7 +508,7 @@ func (c *conn) timeout() {
 	case !c.pinged && silent >= cfg.Ping && !c.paused:
 		c.pinged = true
 		c.write(pingFrame, true)
-		if c.state == stateGone || c.state == stateClosing {
+		if c.over() {
 			return
 		}
 	}

@@ -150,7 +150,7 @@ func (t *teller) step(n int) (told, left int) {
 			switch {
 			case c.state == stateHead:
 				c.close()
-			case c.state == stateClosing:
+			case c.over():
 			case was:
 				if now.Sub(at) > t.window+moveGrace && (c.busy == nil || c.busy.pending == 0) {
 					c.part()
@@ -171,7 +171,7 @@ func (t *teller) step(n int) (told, left int) {
 // part ends a connection because its server does.
 func (c *conn) part() {
 	s := c.loop.srv
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return
 	}
 	if s.partings.stage.Load() == 0 {

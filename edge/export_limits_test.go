@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net/netip"
 	"time"
 	"unsafe"
 )
@@ -40,3 +41,32 @@ func (b *Breaker) Allow(now time.Time) (ok, probe bool) { return b.b.allow(now) 
 
 // Note takes the fate of a question.
 func (b *Breaker) Note(now time.Time, probe, failed bool) { b.b.note(now, probe, failed) }
+
+// ClientIP is whose connection it is.
+func ClientIP(l *Limits, peer, told string, forwarded ...string) string {
+	var from, named netip.Addr
+	if peer != "" {
+		from = netip.MustParseAddr(peer)
+	}
+	if told != "" {
+		named = netip.MustParseAddr(told)
+	}
+	if ip := l.clientIP(from, named, forwarded); ip.IsValid() {
+		return ip.String()
+	}
+	return ""
+}
+
+// ReadProxy reads a PROXY header; ok is false where it is refused.
+func ReadProxy(b []byte) (told netip.Addr, n int, ok bool) {
+	told, n, bad := readProxy(b)
+	return told, n, bad == nil
+}
+
+// Counted is how many addresses, people, heads and refused clients are remembered.
+func (s *Server) Counted() (addresses, people, handshaking, lingering int) {
+	a := &s.admission
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.addresses), len(a.people), int(a.handshaking.Load()), int(a.lingering.Load())
+}

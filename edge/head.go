@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/parley-chat/parley/edge/wire"
 )
@@ -19,7 +21,12 @@ func (c *conn) readHead(data []byte) {
 		b.head = append(b.head, data...)
 		whole = b.head
 	}
-	req, n, bad := wire.ParseRequest(whole)
+	told, skip, bad := c.proxied(whole)
+	var req wire.Request
+	n := 0
+	if skip >= 0 && bad == nil {
+		req, n, bad = wire.ParseRequest(whole[skip:])
+	}
 	switch {
 	case bad != nil:
 		c.refuse(bad)
@@ -29,27 +36,54 @@ func (c *conn) readHead(data []byte) {
 		}
 	case req.Path != wire.Path:
 		b.head = nil
-		c.handOver(whole)
+		c.handOver(whole[skip:], told)
 	default:
-		c.upgrade(&req, whole[n:])
+		c.upgrade(&req, whole[skip+n:], told)
 	}
 }
 
-func (c *conn) upgrade(req *wire.Request, behind []byte) {
+// proxied reads the PROXY header before the head, where there must be one: skip is its length, -1 while it is not complete.
+func (c *conn) proxied(head []byte) (told netip.Addr, skip int, bad *wire.HTTPError) {
+	l := &c.loop.srv.cfg.Limits
+	if !l.ProxyProtocol {
+		return told, 0, nil
+	}
+	if !l.trusts(c.peer()) {
+		return told, 0, errProxyHeader
+	}
+	told, skip, bad = readProxy(head)
+	if skip == 0 {
+		skip = -1
+	}
+	return told, skip, bad
+}
+
+// client is the address that a request came from.
+func (c *conn) client(req *wire.Request, told netip.Addr) netip.Addr {
+	l := &c.loop.srv.cfg.Limits
+	if l.PerIP == 0 {
+		return netip.Addr{}
+	}
+	return l.clientIP(c.peer(), told, forwardedFor(req))
+}
+
+func (c *conn) upgrade(req *wire.Request, behind []byte, told netip.Addr) {
 	s := c.loop.srv
 	if bad := req.CheckUpgrade(s.cfg.Origins); bad != nil {
 		c.refuse(bad)
 		return
 	}
 	next := s.nextShare()
-	if bad := next.full(); bad != nil {
+	from, bad := next.admit(c.client(req, told))
+	if bad != nil {
 		c.refuse(bad)
 		return
 	}
 	if next != s {
-		c.passTo(next, req, behind)
+		c.passTo(next, req, behind, from)
 		return
 	}
+	c.from = from
 	c.opened(wire.AppendSwitching(nil, req), behind)
 }
 
@@ -59,7 +93,7 @@ func (s *Server) full() *wire.HTTPError {
 	case !s.up.Load() || s.partings.stage.Load() >= drainRefuses:
 		return &wire.HTTPError{Status: 503, Message: "this server is stopping", Header: "Retry-After: 1\r\n"}
 	case s.open.Load() >= int64(s.cfg.MaxConnections):
-		return &wire.HTTPError{Status: 503, Message: "no more connections here", Header: "Retry-After: 5\r\n"}
+		return errFull
 	}
 	return nil
 }
@@ -70,6 +104,7 @@ func (c *conn) opened(switching, behind []byte) {
 	if c.busy != nil {
 		c.busy.head = nil
 	}
+	c.headDone()
 	c.state = stateOpen
 	s.open.Add(1)
 	s.opened.Add(1)
@@ -82,20 +117,32 @@ func (c *conn) opened(switching, behind []byte) {
 	c.rest()
 }
 
+const (
+	// lingerTime is how long a refused client has to read its answer and go: closing with its input unread could reset the
+	// answer away.
+	lingerTime = time.Second
+	// maxLingering bounds the refused clients that are waited for.
+	maxLingering = 512
+)
+
 // refuse answers a request that does not become a WebSocket.
 func (c *conn) refuse(bad *wire.HTTPError) {
-	c.loop.srv.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
+	l := c.loop
+	s := l.srv
+	s.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
 	_, _ = c.put(wire.AppendHTTPError(nil, bad))
 	c.halfClose()
-	c.forget()
-	// The client may still be sending: closing now could reset the answer away.
-	if conn, err := c.detach(); err == nil {
-		c.loop.srv.linger(conn)
+	c.headDone()
+	c.state = stateRefused
+	c.busy = nil
+	c.schedule(l.in(lingerTime))
+	if s.admission.lingering.Add(1) > maxLingering {
+		c.close()
 	}
 }
 
 // handOver gives the connection with all it sent so far to the HTTP server.
-func (c *conn) handOver(sent []byte) {
+func (c *conn) handOver(sent []byte, told netip.Addr) {
 	s := c.loop.srv
 	sent = bytes.Clone(sent)
 	c.forget()
@@ -104,13 +151,14 @@ func (c *conn) handOver(sent []byte) {
 		s.log.Warn("hand a connection to the API", "err", err)
 		return
 	}
-	s.http.take(&replayed{Conn: nc, first: sent})
+	s.http.take(&replayed{Conn: nc, first: sent, told: told})
 }
 
 // replayed is a connection whose first bytes were read already.
 type replayed struct {
 	net.Conn
 	first []byte
+	told  netip.Addr // the client's address, where a PROXY header names it
 }
 
 func (r *replayed) Read(p []byte) (int, error) {

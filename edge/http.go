@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -56,6 +57,7 @@ func newHTTPServer(s *Server) *httpServer {
 	}
 	h.server = &http.Server{
 		Handler:           secure(mux),
+		ConnContext:       withTold,
 		ReadHeaderTimeout: s.cfg.HeadTime,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      15 * time.Second,
@@ -151,13 +153,14 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	next := h.srv.nextShare()
+	var from *address
 	bad := req.CheckUpgrade(h.srv.cfg.Origins)
 	switch {
 	case bad != nil:
 	case r.ContentLength != 0:
 		bad = &wire.HTTPError{Status: http.StatusBadRequest, Message: "the request for a WebSocket has no body"}
 	default:
-		bad = next.full()
+		from, bad = next.admit(h.client(r))
 	}
 	if bad != nil {
 		h.srv.metrics.refused.WithLabelValues(strconv.Itoa(bad.Status)).Inc()
@@ -171,11 +174,13 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
+		next.admission.release(from)
 		http.Error(w, "no WebSocket on this connection", http.StatusInternalServerError)
 		return
 	}
 	nc, buf, err := hijacker.Hijack()
 	if err != nil {
+		next.admission.release(from)
 		return
 	}
 	_ = nc.SetDeadline(time.Time{})
@@ -184,7 +189,28 @@ func (h *httpServer) webSocket(w http.ResponseWriter, r *http.Request) {
 	if r, ok := nc.(*replayed); ok {
 		nc, behind = r.Conn, append(behind, r.first...)
 	}
-	next.takeSocket(nc, &handoff{switching: wire.AppendSwitching(nil, req), behind: behind})
+	next.takeSocket(nc, &handoff{switching: wire.AppendSwitching(nil, req), behind: behind, from: from})
+}
+
+// toldKey is where a request's context has the address that a PROXY header named.
+type toldKey struct{}
+
+func withTold(ctx context.Context, nc net.Conn) context.Context {
+	if r, ok := nc.(*replayed); ok && r.told.IsValid() {
+		return context.WithValue(ctx, toldKey{}, r.told)
+	}
+	return ctx
+}
+
+// client is the address that a request came from.
+func (h *httpServer) client(r *http.Request) netip.Addr {
+	l := &h.srv.cfg.Limits
+	if l.PerIP == 0 {
+		return netip.Addr{}
+	}
+	peer, _ := parseAddr(r.RemoteAddr)
+	told, _ := r.Context().Value(toldKey{}).(netip.Addr)
+	return l.clientIP(peer, told, r.Header.Values("X-Forwarded-For"))
 }
 
 // takeSocket takes a socket whose handshake is done.
@@ -194,9 +220,12 @@ func (s *Server) takeSocket(nc net.Conn, h *handoff) {
 		return
 	}
 	defer func() { _ = nc.Close() }()
-	if fd, err := s.adoptSocket(nc); err == nil {
-		s.deal(nil, fd, h)
+	fd, err := s.adoptSocket(nc)
+	if err != nil {
+		s.admission.release(h.from)
+		return
 	}
+	s.deal(nil, fd, h)
 }
 
 func (h *httpServer) guests(w http.ResponseWriter, r *http.Request) {

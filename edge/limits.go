@@ -48,18 +48,28 @@ const (
 	limitBytes
 	limitJoins
 	limitStrain
+	limitConnections
+	limitHandshakes
+	limitHandshaking
+	limitPerIP
+	limitPerUser
 	limitAsking
 	limitBreaker
 	limits // how many there are
 )
 
 var limitNames = [limits]string{
-	limitFrames:  "frames",
-	limitBytes:   "bytes",
-	limitJoins:   "joins",
-	limitStrain:  "strain",
-	limitAsking:  "requests_waiting",
-	limitBreaker: "breaker",
+	limitFrames:      "frames",
+	limitBytes:       "bytes",
+	limitJoins:       "joins",
+	limitStrain:      "strain",
+	limitConnections: "connections",
+	limitHandshakes:  "handshakes",
+	limitHandshaking: "handshaking",
+	limitPerIP:       "connections_per_ip",
+	limitPerUser:     "connections_per_user",
+	limitAsking:      "requests_waiting",
+	limitBreaker:     "breaker",
 }
 
 // maxRate is the most per second that a bucket of a connection can count.

@@ -89,7 +89,7 @@ func (c *conn) write(b []byte, shared bool) {
 // or closes, as nothing follows a close frame.
 func (c *conn) try(b []byte) (n int, done bool) {
 	switch {
-	case c.state == stateGone || c.state == stateClosing:
+	case c.over():
 		return 0, true
 	case c.stuck:
 		return 0, false
@@ -298,7 +298,7 @@ func (c *conn) discard(but int) {
 
 // tooSlow ends a stuck connection: what waits is given up, as it would not arrive either.
 func (c *conn) tooSlow() {
-	if c.state == stateGone || c.state == stateClosing {
+	if c.over() {
 		return
 	}
 	c.countClosed(contracts.CloseTooSlow)

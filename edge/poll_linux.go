@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -217,6 +218,21 @@ func (c *conn) sysDetach() (net.Conn, error) {
 func (c *conn) sysRelease() int {
 	c.loop.poll.(*epoll).release(c)
 	return int(c.fd)
+}
+
+// sysPeer is the address of the other end.
+func (c *conn) sysPeer() netip.Addr {
+	sa, err := unix.Getpeername(int(c.fd))
+	if err != nil {
+		return netip.Addr{}
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(sa.Addr).Unmap()
+	}
+	return netip.Addr{}
 }
 
 // duplicate returns a descriptor of its own for a socket, which may then be closed.

@@ -5,6 +5,7 @@ package edge
 import (
 	"errors"
 	"net"
+	"net/netip"
 )
 
 // errAgain: the socket takes or gives nothing at the moment.
@@ -19,6 +20,7 @@ func (c *conn) sysWrite([]byte) (int, error)        { return 0, errNoEpoll }
 func (c *conn) sysClose()                           {}
 func (c *conn) sysShut()                            {}
 func (c *conn) sysDetach() (net.Conn, error)        { return nil, errNoEpoll }
+func (c *conn) sysPeer() netip.Addr                 { return netip.Addr{} }
 func (c *conn) sysRelease() int                     { return -1 }
 func (s *Server) listenRaw(net.Listener) error      { return errNoEpoll }
 func (l *loop) adoptRaw(*conn, int) error           { return errNoEpoll }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -210,6 +211,15 @@ func (c *conn) hangUp() {
 		return
 	}
 	c.sysClose()
+}
+
+// peer is the address of the socket's other end, the zero one where it has none.
+func (c *conn) peer() netip.Addr {
+	if c.port == nil {
+		return c.sysPeer()
+	}
+	peer, _ := parseAddr(c.port.nc.RemoteAddr().String())
+	return peer
 }
 
 // detach takes the socket out of the loop.

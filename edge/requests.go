@@ -202,6 +202,7 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 	}
 	c.user, c.expires = compact(a.Connected.User), a.Connected.Expires
 	c.state = stateReady
+	s.admission.join(c)
 	c.reply(req, body)
 	if c.state != stateReady {
 		return // the reply's write ended it

@@ -37,6 +37,9 @@ type Server struct {
 	ask      rpc.Client
 	asker    *asker
 	outbound outbound
+
+	admission admission
+
 	hub      *hub
 	gone     gone
 	http     *httpServer
@@ -70,6 +73,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.outbound.limit = cfg.OutboundTotal
 	s.metrics.outboundOf(deps.Metrics, &s.outbound)
 	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics, log: deps.Log, breaker: breaker{pause: max(0, cfg.BreakTime)}}
+	s.admission.init(&s.cfg, s.metrics)
 	s.hub = newHub(s)
 	s.gone.srv = s
 	s.http = newHTTPServer(s)
@@ -226,7 +230,7 @@ func (l *loop) finish() {
 	l.ending = true
 	l.each(func(c *conn) {
 		switch {
-		case c.state == stateHead:
+		case c.state == stateHead || c.state == stateRefused:
 			c.close()
 		case c.busy == nil || c.busy.pending == 0:
 			c.part()
@@ -267,6 +271,7 @@ func (s *Server) pickLoop() *loop {
 type handoff struct {
 	switching []byte // the answer to the handshake
 	behind    []byte // what came behind the request
+	from      *address
 }
 
 // deal gives an accepted descriptor to one of the server's loops. from is the loop that calls, or nil.
@@ -277,6 +282,7 @@ func (s *Server) deal(from *loop, fd int, h *handoff) {
 		if err := l.adoptRaw(c, fd); err != nil {
 			s.log.Warn("take a connection", "err", err)
 			c.forget()
+			s.admission.give(h)
 			closeRaw(fd)
 			return
 		}
@@ -285,6 +291,7 @@ func (s *Server) deal(from *loop, fd int, h *handoff) {
 	if l == from {
 		attach()
 	} else if !l.call(attach) {
+		s.admission.give(h)
 		closeRaw(fd)
 	}
 }
@@ -292,11 +299,14 @@ func (s *Server) deal(from *loop, fd int, h *handoff) {
 // begun starts a connection that its loop has just taken.
 func (c *conn) begun(h *handoff) {
 	if h != nil {
+		c.from = h.from
 		c.opened(h.switching, h.behind)
+	} else {
+		c.arrive()
 	}
 	switch {
 	case !c.loop.ending:
-	case c.state == stateHead:
+	case c.state == stateHead || c.state == stateRefused:
 		c.close()
 	default:
 		c.part()
@@ -304,8 +314,8 @@ func (c *conn) begun(h *handoff) {
 }
 
 // passTo moves a connection whose handshake is done to another server of this process.
-func (c *conn) passTo(next *Server, req *wire.Request, behind []byte) {
-	h := &handoff{switching: wire.AppendSwitching(nil, req), behind: append([]byte(nil), behind...)}
+func (c *conn) passTo(next *Server, req *wire.Request, behind []byte, from *address) {
+	h := &handoff{switching: wire.AppendSwitching(nil, req), behind: append([]byte(nil), behind...), from: from}
 	c.forget()
 	if c.port == nil {
 		next.deal(nil, c.sysRelease(), h)
@@ -348,6 +358,7 @@ func (s *Server) newPort(nc net.Conn, h *handoff) {
 		c.begun(h)
 	})
 	if !taken {
+		s.admission.give(h)
 		p.end(false)
 	}
 }
@@ -424,19 +435,5 @@ func (g *gone) ask(who []contracts.Presence) {
 			return append(cmd, '}')
 		},
 		done: func(*contracts.Answer, *contracts.Error) {}, // a roster that missed it forgets the node's people by itself
-	})
-}
-
-// linger waits a moment for a refused client to read its answer and go.
-func (s *Server) linger(nc net.Conn) {
-	s.wg.Go(func() {
-		defer func() { _ = nc.Close() }()
-		_ = nc.SetDeadline(time.Now().Add(time.Second))
-		buf := make([]byte, 4096)
-		for {
-			if _, err := nc.Read(buf); err != nil {
-				return
-			}
-		}
 	})
 }
