@@ -48,6 +48,8 @@ func TestDrain(t *testing.T) {
 		w := newWorld(t, portable)
 		idle, busy, half := w.connected(), w.connected(), w.dial()
 		idle.joined(w, lobby, 10)
+		idle.quiet() // all before is finished, and does not count
+		busy.quiet()
 		busy.send(2, "a", 2)
 		send := w.worker.next(t, contracts.OpSend)
 		half.write([]byte(upgradeHead[:20]))
@@ -89,6 +91,8 @@ func TestDrainStubborn(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
 		w := newWorld(t, portable)
 		idle, busy := w.connected(), w.connected()
+		idle.quiet() // all before is finished, and does not count
+		busy.quiet()
 		busy.send(2, "a", 2)
 		send := w.worker.next(t, contracts.OpSend)
 		done := w.drain(context.Background(), edge.DrainConfig{Limit: 300 * time.Millisecond})
