@@ -53,6 +53,31 @@ func TestDeliveryAllocates(t *testing.T) {
 	}
 }
 
+// TestLateEntriesShareWrites: what comes while a loop is busy with other rooms goes out together with what waits already, and
+// those rooms have their turn first.
+func TestLateEntriesShareWrites(t *testing.T) {
+	const rooms, lateRoom = 1000, 900
+	b := newBench(t)
+	frames := make([][]byte, rooms)
+	for i := range rooms {
+		b.Member(roomName(i))
+		frames[i] = wire.AppendText(nil, entryJSON(roomName(i), 1, 1))
+		b.Inject(roomName(i), 1, frames[i])
+	}
+	writes := b.Step()
+	if writes == 0 || writes >= lateRoom {
+		t.Fatalf("%d writes in the first round", writes)
+	}
+	b.Inject(roomName(0), 2, frames[0])
+	b.Inject(roomName(lateRoom), 2, frames[lateRoom])
+	for n := b.Step(); n > 0; n = b.Step() {
+		writes += n
+	}
+	if writes != rooms+1 {
+		t.Errorf("%d writes for an entry to each of %d rooms and a late one to two of them; want %d", writes, rooms, rooms+1)
+	}
+}
+
 // TestInboundFrameAllocates tells what a request costs before a worker is asked: a ping needs none.
 func TestInboundFrameAllocates(t *testing.T) {
 	b := newBench(t)

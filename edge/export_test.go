@@ -69,8 +69,15 @@ func (b *Bench) Receive(room contracts.RoomID, body []byte) {
 
 // Work runs the loop through its inbox once and throws away what was written.
 func (b *Bench) Work() {
-	b.loop.work()
+	for b.loop.work(); b.loop.more; b.loop.work() {
+	}
 	b.loop.each(func(c *conn) { c.port.out = c.port.out[:0] })
+}
+
+// Step runs the loop through its inbox once and returns how many writes carried deliveries.
+func (b *Bench) Step() (writes int) {
+	b.loop.work()
+	return b.loop.wrote
 }
 
 // Inject puts an entry into the loop's inbox, as the hub does.

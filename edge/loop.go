@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,8 @@ const (
 	wheelSlots = 256
 	// readSize is the loop's one read buffer.
 	readSize = 64 << 10
+	// roundWrites is about how many system calls a round spends on deliveries before it looks for new input.
+	roundWrites = 256
 	// flushBytes is the most that is put together for one write.
 	flushBytes = 256 << 10
 )
@@ -61,9 +64,10 @@ type loop struct {
 	free     []int32 // places that were given up
 	held     int     // connections
 	locals   map[contracts.RoomID]*local
-	dirty    []*local
-	again    []*conn // readable, not read to the end
-	stuck    []*conn // output waits; see output.place
+	dirty    []*local // rooms with something to write, the longest waiting first
+	wrote    int      // system calls of deliveries in this round
+	again    []*conn  // readable, not read to the end
+	stuck    []*conn  // output waits; see output.place
 	buf      []byte
 	out      []byte            // scratch for frames that are written at once
 	gathered []byte            // scratch for what waited, nil until something has
@@ -73,7 +77,7 @@ type loop struct {
 	lim      wire.Limits
 	early    wire.Limits // before connect is answered
 	rates    rates
-	more     bool // the inbox is not empty
+	more     bool // the inbox or dirty is not empty
 	ending   bool
 }
 
@@ -168,7 +172,7 @@ func (l *loop) patience() time.Duration {
 	return max(time.Until(next), time.Millisecond)
 }
 
-// work runs through the inbox once and writes out what came for the rooms.
+// work runs through the inbox once and writes out what waits for the rooms, or a part of it.
 func (l *loop) work() {
 	l.mu.Lock()
 	items := l.inbox
@@ -195,26 +199,31 @@ func (l *loop) work() {
 			it.local.left(it.user, it.except, it.frame)
 		}
 	}
-	for _, lc := range l.dirty {
-		lc.flush()
-	}
-	clear(l.dirty)
-	l.dirty = l.dirty[:0]
+	l.deliver()
 	l.relieve()
 	clear(items)
 	if cap(items) > 64<<10 {
 		items = nil
 	}
 	l.spare = items
+	l.more = len(l.dirty) > 0
 	if len(items) > 0 {
 		// What arrived meanwhile found awake set and woke nobody.
 		l.mu.Lock()
-		l.more = len(l.inbox) > 0
-		l.awake = l.more
+		l.awake = len(l.inbox) > 0
+		l.more = l.more || l.awake
 		l.mu.Unlock()
-	} else {
-		l.more = false
 	}
+}
+
+// deliver writes out what waits for the rooms, a part of it: what comes in the meantime for those that are left shares
+// their writes, the only thing that makes a delivery cheaper. Each gets its turn, so nothing waits for more to come.
+func (l *loop) deliver() {
+	n := 0
+	for l.wrote = 0; n < len(l.dirty) && l.wrote < roundWrites; n++ {
+		l.dirty[n].flush()
+	}
+	l.dirty = slices.Delete(l.dirty, 0, n)
 }
 
 // drainAgain reads on where a read filled the whole buffer.

@@ -23,7 +23,7 @@ type local struct {
 	room *room
 
 	members []member
-	pending []item // came in this round, not written yet
+	pending []item // not written yet
 	dirty   bool   // in loop.dirty
 
 	joining   int             // members whose join is under way
@@ -50,7 +50,7 @@ func (lc *local) find(c *conn) int {
 	return slices.IndexFunc(lc.members, func(m member) bool { return m.conn == c })
 }
 
-// queue takes an entry or an event; it is written when the round ends.
+// queue takes an entry or an event; it is written when it is the room's turn.
 func (lc *local) queue(it *item) {
 	if len(lc.members) == 0 {
 		return
@@ -157,6 +157,7 @@ func (lc *local) deliver(batch []item, size int) {
 	}
 	metrics.deliveries.Add(float64(delivered))
 	metrics.writes.Add(float64(writes))
+	lc.loop.wrote += writes
 }
 
 // keep holds entries for those whose join is under way. Beyond the bound the oldest go; lost says so.
