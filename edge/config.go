@@ -38,7 +38,7 @@ type Config struct {
 	Names   contracts.Names
 	// Partitions of the log. Defaults to contracts.DefaultPartitions.
 	Partitions int
-	// Listen is the address for WebSocket, API and page. Defaults to 127.0.0.1:8080.
+	// Listen is the address for WebSocket, API and page, "off" for none. Defaults to 127.0.0.1:8080.
 	Listen string
 	// Loops is how many event loops run. Defaults to the number of cores.
 	Loops int

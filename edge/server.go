@@ -345,6 +345,10 @@ func (s *Server) acceptPortable() {
 	}
 }
 
+// Take serves a connection that was accepted elsewhere, such as a pipe, while the server runs; the server closes it in
+// the end. It needs Config.Portable.
+func (s *Server) Take(nc net.Conn) { s.newPort(nc, nil) }
+
 // newPort makes a port of a socket and gives it to one of the server's loops.
 func (s *Server) newPort(nc net.Conn, h *handoff) {
 	p := newPort(nc)
