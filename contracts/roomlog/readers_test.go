@@ -10,21 +10,29 @@ import (
 // reader is what persister and dispatcher have in common: a sequencer and its look-ups.
 type reader struct {
 	*roomlog.Sequencer
-	name    string
-	asOf    int64 // C at the start
-	lookups []*lookup
+	name       string
+	epoch      int
+	generation int   // of the log that it reads; -1 before the first read
+	out        bool  // it has noticed that it reads the wrong log, or in the wrong epoch, and ends
+	asOf       place // C at the start
+	read       map[int64]record
+	lookups    []*lookup
 }
 
 func (w *world) newReader(name string, start int64) reader {
 	limits := roomlog.Limits{Rooms: 1 + w.rand.IntN(rooms), Keys: 1 + w.rand.IntN(10)}
-	return reader{Sequencer: roomlog.New(1, start, w.checkpoint.k, limits), name: name, asOf: w.checkpoint.c}
+	c := w.checkpoint
+	return reader{
+		Sequencer: roomlog.New(contracts.Epoch(c.epoch), start, c.k, limits), name: name,
+		epoch: c.epoch, generation: -1, asOf: at(c.epoch, c.c), read: make(map[int64]record),
+	}
 }
 
 // look moves the look-ups: it asks, has the store read, or takes an answer, in any order.
 func (r *reader) look(w *world) {
 	if w.chance(50) {
 		if l := r.Lookup(); l != nil {
-			r.lookups = append(r.lookups, &lookup{Lookup: l, reader: r.Next(), asOf: r.asOf})
+			r.lookups = append(r.lookups, &lookup{Lookup: l, reader: at(r.epoch, r.Next()), asOf: r.asOf})
 		}
 	}
 	if len(r.lookups) == 0 {
@@ -49,6 +57,9 @@ func (r *reader) look(w *world) {
 // forget forgets up to C, in one of the ways that the rules allow, or in the wrong one.
 func (r *reader) forget(w *world) {
 	c := w.checkpoint.c
+	if w.checkpoint.epoch != r.epoch {
+		return
+	}
 	do := func() {
 		switch w.rand.IntN(4) {
 		case 0:
@@ -75,65 +86,81 @@ type persister struct {
 	reader
 	base checkpoint // as it read or wrote it last
 	todo []row      // numbered, not stored
+	sure bool       // the log was compared with the checkpoint again since the first read
 }
 
+// startPersister takes over, or mends what hinders that.
 func (w *world) startPersister() {
-	p := &persister{reader: w.newReader("persister", w.checkpoint.c), base: w.checkpoint}
-	w.persisters = append(w.persisters, p)
+	switch {
+	case w.identified():
+		p := &persister{reader: w.newReader("persister", w.checkpoint.c), base: w.checkpoint}
+		w.persisters = append(w.persisters, p)
+	case !w.storeAway && w.chance(50):
+		w.raise()
+	}
 }
 
 func (p *persister) take(w *world) {
 	for _, o := range p.Take() {
-		index, good := w.check(p.name, o)
+		index, good := w.check(&p.reader, o)
 		if good && !o.Duplicate {
-			p.todo = append(p.todo, row{message: index, seq: o.Seq, offset: o.Offset})
+			p.todo = append(p.todo, row{message: index, seq: o.Seq, place: at(p.epoch, o.Offset)})
 		}
 	}
 }
 
 // bulk writes some rows, unordered; what comes after the first that is not written may be.
 func (p *persister) bulk(w *world) {
-	if w.storeAway {
+	if w.storeAway || !p.certain(w) {
 		return
 	}
 	whole := w.chance(60)
 	var left []row
-	wrote := int64(-1)
+	wrote := place(-1)
 	for _, r := range p.todo {
 		if !whole && w.chance(40) {
 			left = append(left, r)
 			continue
 		}
 		w.insert(r)
-		wrote = max(wrote, r.offset)
+		wrote = max(wrote, r.place)
 	}
 	p.todo = left
 	if w.rule == pastHole && wrote >= 0 {
-		p.checkpoint(w, max(wrote+1, p.base.c))
+		p.checkpoint(w, max(wrote.position().Offset+1, p.base.c))
 	}
+}
+
+// certain compares the log with the checkpoint once more before the first write: it may have changed before the first read.
+func (p *persister) certain(w *world) bool {
+	if !p.sure && w.rule != checkedOnce && p.generation >= 0 {
+		p.sure = w.checkpoint == p.base && w.identified()
+		p.out = p.out || !p.sure
+	}
+	return !p.out
 }
 
 // stored is C as far as this persister has come.
 func (p *persister) stored() int64 {
 	c := p.Low()
 	for _, r := range p.todo {
-		c = min(c, r.offset)
+		c = min(c, r.place.position().Offset)
 	}
 	return c
 }
 
 // checkpoint moves C by compare-and-set. It is false where somebody else moved it: then this persister has lost.
 func (p *persister) checkpoint(w *world, c int64) bool {
-	if w.storeAway || c <= p.base.c {
+	if w.storeAway || c <= p.base.c || !p.certain(w) {
 		return true
 	}
 	if w.checkpoint != p.base {
 		return false
 	}
-	p.base = checkpoint{c: c, k: p.KeyTime()}
+	p.base = checkpoint{epoch: p.epoch, c: c, k: p.KeyTime(), last: p.read[c-1].id}
 	w.checkpoint = p.base
-	for offset, index := range w.log[:c] {
-		if index >= 0 && w.messages[index].id.Key.Time() > p.base.k {
+	for offset := w.start; p.generation == w.generation && offset < c; offset++ {
+		if index := w.log[offset-w.start].message; index >= 0 && w.messages[index].id.Key.Time() > p.base.k {
 			w.fail("K is %d in the checkpoint at %d, and offset %d has key time %d", p.base.k, c, offset, w.messages[index].id.Key.Time())
 		}
 	}
@@ -156,7 +183,13 @@ type announcement struct {
 }
 
 func (w *world) startDispatcher() {
-	c, d := w.checkpoint.c, w.committed
+	if !w.identified() {
+		return
+	}
+	c, d := w.checkpoint.c, w.start
+	if w.committed.epoch == w.checkpoint.epoch || w.rule == commitOfAnyEpoch {
+		d = max(d, w.committed.d)
+	}
 	if w.rule == fromCAlone {
 		d = c
 	}
@@ -167,17 +200,20 @@ func (w *world) startDispatcher() {
 	for _, old := range w.dispatchers {
 		old.deposed = true
 	}
-	w.dispatchers = append(w.dispatchers, &dispatcher{reader: w.newReader("dispatcher", start), from: d})
+	next := &dispatcher{reader: w.newReader("dispatcher", start), from: d}
+	// What it tells before the epoch is raised, if the log changes between the check and the first read, is reset then.
+	next.generation = w.generation
+	w.dispatchers = append(w.dispatchers, next)
 }
 
 func (d *dispatcher) take(w *world) {
 	for _, o := range d.Take() {
-		index, good := w.check(d.name, o)
+		index, good := w.check(&d.reader, o)
 		if !good || o.Duplicate {
 			continue
 		}
 		room := w.messages[index].room
-		r := row{message: index, seq: o.Seq, offset: o.Offset}
+		r := row{message: index, seq: o.Seq, place: at(d.epoch, o.Offset)}
 		d.ring[room] = append(d.ring[room], r)
 		d.announce = append(d.announce, announcement{row: r, room: room})
 		if o.Offset >= d.from && !w.redisDown {
@@ -188,24 +224,27 @@ func (d *dispatcher) take(w *world) {
 			}
 		}
 	}
-	if low := d.Low(); low == d.Next() {
+	if low := d.Low(); low == d.Next() && w.current(&d.reader) {
 		for room, name := range roomNames {
-			if head, held := d.Head(name); held && int(head) != headAt(w.fold[room], low) {
-				w.fail("dispatcher: head of %s is %d at offset %d, want %d", name, head, low, headAt(w.fold[room], low))
+			if head, held := d.Head(name); held && int(head) != headAt(w.fold[room], at(d.epoch, low)) {
+				w.fail("dispatcher: head of %s is %d at offset %d, want %d", name, head, low, headAt(w.fold[room], at(d.epoch, low)))
 			}
 		}
 	}
 }
 
-func headAt(fold []int64, below int64) (n int) {
-	for n < len(fold) && fold[n] < below {
+func headAt(fold []entry, below place) (n int) {
+	for n < len(fold) && fold[n].place < below {
 		n++
 	}
 	return n
 }
 
-// heads sends one heads message, unless Redis refuses it.
+// heads sends one heads message, unless Redis refuses it. Each second the dispatcher looks for a newer epoch, too.
 func (d *dispatcher) heads(w *world) {
+	if d.out = d.out || d.epoch != w.checkpoint.epoch; d.out {
+		return
+	}
 	if w.redisDown || w.rule == noHeads {
 		return
 	}
@@ -222,7 +261,7 @@ func (d *dispatcher) heads(w *world) {
 		// A message that Redis took may still be lost, but not two in a row.
 		d.lost[i] = !m.connected || !d.lost[i] && w.chance(20)
 		if !d.lost[i] {
-			m.heads(heads)
+			m.heads(d.epoch, heads)
 		}
 	}
 }
@@ -232,11 +271,11 @@ func (d *dispatcher) commit(w *world) {
 	to := d.Low()
 	if w.rule != commitUnannounced && w.rule != noHeads {
 		for _, a := range d.announce {
-			to = min(to, a.offset)
+			to = min(to, a.place.position().Offset)
 		}
 	}
-	if d == w.owner() && to > w.committed {
-		w.committed = to
+	if d == w.owner() && (d.epoch != w.committed.epoch || to > w.committed.d) {
+		w.committed = commit{epoch: d.epoch, d: max(to, d.from)}
 	}
 }
 
@@ -253,10 +292,23 @@ func (w *world) owner() *dispatcher {
 type member struct {
 	connected bool
 	ask       bool // reconnected, and has yet to hear the heads from the dispatcher
+	epoch     [rooms]int
 	has, want [rooms]contracts.Seq
 }
 
+// see takes the epoch of something that is told of a room, and reports whether it counts. A newer one resets the room: its
+// client reads it anew, up to seq.
+func (m *member) see(room, epoch int, seq contracts.Seq) bool {
+	if epoch > m.epoch[room] {
+		m.epoch[room], m.has[room], m.want[room] = epoch, seq, seq
+	}
+	return epoch == m.epoch[room]
+}
+
 func (m *member) live(w *world, room int, r row) {
+	if !m.see(room, r.place.epoch(), r.seq) {
+		return
+	}
 	if r.seq == m.has[room]+1 {
 		m.take(w, room, r)
 	}
@@ -266,13 +318,17 @@ func (m *member) live(w *world, room int, r row) {
 // take appends an entry to what the member has in the room.
 func (m *member) take(w *world, room int, r row) {
 	m.has[room]++
-	if fold := w.fold[room]; int(r.seq) > len(fold) || r.seq != m.has[room] || w.log[fold[r.seq-1]] != r.message {
+	fold := w.foldOf(m.epoch[room])[room]
+	if r.seq != m.has[room] || int(r.seq) > len(fold) || r.message >= 0 && fold[r.seq-1].message != r.message {
 		w.fail("a member of %s takes message %d as %d", roomNames[room], r.message, r.seq)
 	}
 }
 
-func (m *member) heads(heads [rooms]contracts.Seq) {
+func (m *member) heads(epoch int, heads [rooms]contracts.Seq) {
 	for room, head := range heads {
+		if head == 0 || !m.see(room, epoch, head) {
+			continue
+		}
 		m.want[room] = max(m.want[room], head)
 	}
 }
@@ -285,14 +341,20 @@ func (m *member) repair(w *world) {
 		for room, name := range roomNames {
 			d.Want(name)
 			head, held := d.Head(name)
-			m.want[room] = max(m.want[room], head)
+			if held = held && m.see(room, d.epoch, head); held {
+				m.want[room] = max(m.want[room], head)
+			}
 			m.ask = m.ask || !held
 		}
 	}
 	for room := range roomNames {
 		for m.connected && m.has[room] < m.want[room] {
-			r, ok := w.entry(d, room, m.has[room]+1)
+			r, ok := w.entry(d, room, m.epoch[room], m.has[room]+1)
 			if !ok {
+				break
+			}
+			if r.place.epoch() > m.epoch[room] {
+				m.see(room, r.place.epoch(), r.seq)
 				break
 			}
 			m.take(w, room, r)
@@ -300,8 +362,8 @@ func (m *member) repair(w *world) {
 	}
 }
 
-func (w *world) entry(d *dispatcher, room int, seq contracts.Seq) (row, bool) {
-	if d != nil {
+func (w *world) entry(d *dispatcher, room, epoch int, seq contracts.Seq) (row, bool) {
+	if d != nil && d.epoch == epoch {
 		for _, r := range d.ring[room] {
 			if r.seq == seq {
 				return r, true
@@ -309,7 +371,7 @@ func (w *world) entry(d *dispatcher, room int, seq contracts.Seq) (row, bool) {
 		}
 	}
 	if !w.storeAway && int(seq) <= len(w.rows[room]) {
-		if r := w.rows[room][seq-1]; r.offset >= 0 {
+		if r := w.rows[room][seq-1]; r.place >= 0 {
 			return r, true
 		}
 	}

@@ -17,6 +17,11 @@
 // become wrong through an earlier copy that waited in the same room's queue when the question was asked, got its number
 // since, was stored, and was then forgotten. Before the first of a queue there is no such copy, so its answer always
 // holds; an answer that was read ahead holds until something is forgotten.
+//
+// When the log lost records or was replaced, its offsets begin anew in the next epoch, at the log's start. All rows of
+// earlier epochs are below every bound of the new one, so that what comes again is found and seqs go on from the newest
+// rows. For that K must cover the keys of all these rows, also of rows at or above the old C, which a persister stored that
+// died before it moved C; and none may be added once the new epoch has begun.
 package roomlog
 
 import (

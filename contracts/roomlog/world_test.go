@@ -3,6 +3,7 @@ package roomlog_test
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/parley-chat/parley/contracts"
@@ -29,6 +30,14 @@ const (
 	boundByReader          // a waiting record's look-up is bounded by where the reader is, not by the record
 	laggingReplica         // look-ups read a replica that lags
 	readAheadKept          // what was read ahead counts after a forgetting
+	keyTimeAsItWas         // the first checkpoint of an epoch has the K of the last one of the epoch before
+	checkpointKept         // the first checkpoint of an epoch has the C of the one before, not the log's start
+	epochKept              // C goes back to the log's start, the epoch stays
+	hashNotChecked         // the log is compared with the checkpoint by its bounds alone
+	checkedOnce            // it is compared at the take-over, not again after the first read
+	raisedAtOnce           // an epoch begins while writes of an earlier owner may still arrive
+	holesLeft              // what lacks between rows above C stays so in the next epoch
+	commitOfAnyEpoch       // D of an earlier epoch counts
 	answersBelowD          // a dispatcher that has not yet come back to D tells heads to edges that reconnect
 )
 
@@ -36,7 +45,9 @@ var wrongRules = map[rule]string{
 	newestUnbounded: "newest-unbounded", keyUnbounded: "key-unbounded", keysByTime: "keys-by-time", stateAsOfC: "state-as-of-c",
 	fromCAlone: "from-c-alone", roomsUnstored: "rooms-unstored", pastHole: "past-hole", noHeads: "no-heads",
 	commitUnannounced: "commit-unannounced", boundByReader: "bound-by-reader", laggingReplica: "lagging-replica",
-	readAheadKept: "read-ahead-kept", answersBelowD: "answers-below-d",
+	readAheadKept: "read-ahead-kept", keyTimeAsItWas: "key-time-as-it-was", checkpointKept: "checkpoint-kept", epochKept: "epoch-kept",
+	hashNotChecked: "hash-not-checked", checkedOnce: "checked-once", raisedAtOnce: "raised-at-once", holesLeft: "holes-left",
+	commitOfAnyEpoch: "commit-of-any-epoch", answersBelowD: "answers-below-d",
 }
 
 const (
@@ -46,25 +57,58 @@ const (
 
 var roomNames = [rooms]contracts.RoomID{"a", "b", "c"}
 
+// place is a position: the epoch in the upper half, the offset in the lower.
+type place int64
+
+func at(epoch int, offset int64) place { return place(int64(epoch)<<32 | offset) }
+
+func (p place) epoch() int { return int(p >> 32) }
+
+func (p place) position() contracts.Position {
+	return contracts.Position{Epoch: contracts.Epoch(p.epoch()), Offset: int64(p & (1<<32 - 1))}
+}
+
+func placeOf(p contracts.Position) place { return at(int(p.Epoch), p.Offset) }
+
 // message is one client message: all its copies in the log have its identity.
 type message struct {
 	id    contracts.Identity
 	room  int
-	first int64 // offset of the first copy; -1 while there is none
+	first place // of its entry, that is of its first copy; -1 while there is none
 	seq   contracts.Seq
 
-	stored row // offset -1 while it is not
+	stored row // place -1 while it is not
 }
 
 // row is one entry in the store.
 type row struct {
-	message int
+	message int // -1 for a tombstone in place of an entry that was lost
 	seq     contracts.Seq
-	offset  int64
+	place   place
 	at      int // the step of the insert
 }
 
-type checkpoint struct{ c, k int64 }
+// entry is what a seq of a room stands for.
+type entry struct {
+	message int
+	place   place
+}
+
+type fold [rooms][]entry // by seq-1
+
+// record is one record of the log; no other one has its id.
+type record struct{ message, id int }
+
+type checkpoint struct {
+	epoch int
+	c, k  int64
+	last  int // the id of the record at c-1; 0 where there is none
+}
+
+type commit struct {
+	epoch int
+	d     int64
+}
 
 type world struct {
 	rand *rand.Rand
@@ -72,18 +116,24 @@ type world struct {
 	step int
 
 	// Habits of this world.
-	rooms int // in use
-	skew  int // of the clocks that make keys, in steps
-	speed int // of look-ups: the chance that an answer arrives, in percent
-	loss  int // of live entries on their way to a member, in percent
+	rooms int  // in use
+	skew  int  // of the clocks that make keys, in steps
+	speed int  // of look-ups: the chance that an answer arrives, in percent
+	loss  int  // of live entries on their way to a member, in percent
+	lossy bool // the log loses records
 
-	messages []message
-	log      []int          // by offset: the message, -1 for a dead letter
-	fold     [rooms][]int64 // by seq-1: the offset that got it. The reference that everything is compared with.
+	messages   []message
+	log        []record // from start on; message -1 for a dead letter
+	start      int64
+	ids        int    // of records, so far
+	generation int    // of the log: how often it lost records
+	folded     int    // the generation that the fold is of
+	fold       fold   // the reference that everything is compared with
+	past       []fold // of the epochs before
 
-	rows       [rooms][]row // by seq-1; offset -1 where there is none
+	rows       [rooms][]row // by seq-1; place -1 where there is none
 	checkpoint checkpoint
-	committed  int64 // D
+	committed  commit // D
 
 	storeAway, redisDown bool
 
@@ -102,14 +152,14 @@ func (w *world) fail(format string, args ...any) {
 
 func (w *world) chance(percent int) bool { return w.rand.IntN(100) < percent }
 
-func (w *world) end() int64 { return int64(len(w.log)) }
+func (w *world) end() int64 { return w.start + int64(len(w.log)) }
 
 // write appends a record: a new message, one whose client was away since long ago, a retry, or a late copy.
 func (w *world) write() {
 	kind := w.rand.IntN(100)
 	switch n := len(w.messages); {
 	case kind < 4:
-		w.log = append(w.log, -1)
+		w.record(-1)
 		return
 	case kind < 40 || n == 0:
 		w.create(int64(1000 + w.step + w.rand.IntN(2*w.skew+1) - w.skew))
@@ -127,39 +177,62 @@ func (w *world) write() {
 func (w *world) create(keyTime int64) {
 	room := w.rand.IntN(w.rooms)
 	id := identity(string(roomNames[room]), keyTime, uint64(len(w.messages)))
-	w.messages = append(w.messages, message{id: id, room: room, first: -1, stored: row{offset: -1}})
+	w.messages = append(w.messages, message{id: id, room: room, first: -1, stored: row{place: -1}})
 }
 
-// append adds a copy of the message to the log and to the fold.
+func (w *world) record(index int) {
+	w.ids++
+	w.log = append(w.log, record{message: index, id: w.ids})
+}
+
+// append adds a copy of the message to the log, and to the fold if that is of this log.
 func (w *world) append(index int) {
-	m := &w.messages[index]
-	if m.first < 0 {
-		m.first = w.end()
-		w.fold[m.room] = append(w.fold[m.room], m.first)
-		m.seq = contracts.Seq(len(w.fold[m.room]))
+	if w.folded == w.generation {
+		w.number(index, w.end())
 	}
-	w.log = append(w.log, index)
+	w.record(index)
 }
 
-// push gives the next record to a sequencer.
-func (w *world) push(s *roomlog.Sequencer) {
-	offset := s.Next()
-	if offset >= w.end() {
+func (w *world) number(index int, offset int64) {
+	m := &w.messages[index]
+	if m.first >= 0 {
 		return
 	}
-	if index := w.log[offset]; index >= 0 {
-		s.Push(offset, w.messages[index].id)
-	} else {
-		s.Skip(offset)
+	m.first = at(w.checkpoint.epoch, offset)
+	w.fold[m.room] = append(w.fold[m.room], entry{message: index, place: m.first})
+	m.seq = contracts.Seq(len(w.fold[m.room]))
+}
+
+// push gives the next record to a reader, whose client notices when the log is not the one that it began to read.
+func (w *world) push(r *reader) {
+	if r.generation < 0 {
+		r.generation = w.generation
 	}
+	offset := r.Next()
+	r.out = r.out || r.generation != w.generation || offset < w.start || offset > w.end()
+	if r.out || offset == w.end() {
+		return
+	}
+	rec := w.log[offset-w.start]
+	r.read[offset] = rec
+	if rec.message >= 0 {
+		r.Push(offset, w.messages[rec.message].id)
+	} else {
+		r.Skip(offset)
+	}
+}
+
+// current reports whether a reader reads the log that the fold is of.
+func (w *world) current(r *reader) bool {
+	return r.epoch == w.checkpoint.epoch && (r.generation < 0 || r.generation == w.folded)
 }
 
 // check compares an outcome with the fold and returns the message.
-func (w *world) check(who string, o roomlog.Outcome) (index int, good bool) {
-	index = w.log[o.Offset]
+func (w *world) check(r *reader, o roomlog.Outcome) (index int, good bool) {
+	index = r.read[o.Offset].message
 	m := &w.messages[index]
-	if o.Seq != m.seq || o.Duplicate != (o.Offset != m.first) {
-		w.fail("%s: offset %d of room %s is %d (duplicate: %v), want %d (first at %d)", who, o.Offset, roomNames[m.room], o.Seq, o.Duplicate, m.seq, m.first)
+	if w.current(r) && (o.Seq != m.seq || o.Duplicate != (at(r.epoch, o.Offset) != m.first)) {
+		w.fail("%s: offset %d of room %s is %d (duplicate: %v), want %d (first at %v)", r.name, o.Offset, roomNames[m.room], o.Seq, o.Duplicate, m.seq, m.first.position())
 		return index, false
 	}
 	return index, true
@@ -169,23 +242,23 @@ func (w *world) check(who string, o roomlog.Outcome) (index int, good bool) {
 func (w *world) insert(r row) {
 	m := &w.messages[r.message]
 	for len(w.rows[m.room]) < int(r.seq) {
-		w.rows[m.room] = append(w.rows[m.room], row{offset: -1})
+		w.rows[m.room] = append(w.rows[m.room], row{place: -1})
 	}
 	there := &w.rows[m.room][r.seq-1]
 	r.at = w.step
 	switch {
-	case there.offset < 0 && m.stored.offset < 0:
+	case there.place < 0 && m.stored.place < 0:
 		*there, m.stored = r, r
-	case there.offset != r.offset || there.message != r.message || m.stored.seq != r.seq:
-		w.fail("the row of room %s, %d is message %d of offset %d, and message %d of offset %d comes", roomNames[m.room], r.seq, there.message, there.offset, r.message, r.offset)
+	case there.place != r.place || there.message != r.message || m.stored.seq != r.seq:
+		w.fail("the row of room %s, %d is message %d of %v, and message %d of %v comes", roomNames[m.room], r.seq, there.message, there.place.position(), r.message, r.place.position())
 	}
 }
 
 // lookup is one batch of questions on its way to the store and back.
 type lookup struct {
 	*roomlog.Lookup
-	reader         int64 // where the reader was when it asked
-	asOf           int64 // the C from which the reader started
+	reader         place // where the reader was when it asked
+	asOf           place // the C from which the reader started
 	read           bool
 	entries, heads []roomlog.Found
 }
@@ -197,25 +270,25 @@ func (w *world) answer(l *lookup) {
 		until -= w.rand.IntN(40)
 	}
 	for _, q := range l.Entries {
-		before := q.Before.Offset
+		before := placeOf(q.Before)
 		switch w.rule {
 		case keyUnbounded:
-			before = w.end()
+			before = math.MaxInt64
 		case boundByReader:
 			before = l.reader
 		}
 		var found roomlog.Found
 		index := binary.BigEndian.Uint32(q.Identity.Key[12:])
-		if r := w.messages[index].stored; r.offset >= 0 && r.offset < before && r.at <= until {
+		if r := w.messages[index].stored; r.place >= 0 && r.place < before && r.at <= until {
 			found = r.found()
 		}
 		l.entries = append(l.entries, found)
 	}
 	for _, q := range l.Heads {
-		before := q.Before.Offset
+		before := placeOf(q.Before)
 		switch w.rule {
 		case newestUnbounded:
-			before = w.end()
+			before = math.MaxInt64
 		case boundByReader:
 			before = l.reader
 		case stateAsOfC:
@@ -224,7 +297,7 @@ func (w *world) answer(l *lookup) {
 		var found roomlog.Found
 		rows := w.rows[q.Room[0]-'a']
 		for i := len(rows) - 1; i >= 0; i-- {
-			if r := rows[i]; r.offset >= 0 && r.offset < before && r.at <= until {
+			if r := rows[i]; r.place >= 0 && r.place < before && r.at <= until {
 				found = r.found()
 				break
 			}
@@ -235,5 +308,5 @@ func (w *world) answer(l *lookup) {
 }
 
 func (r row) found() roomlog.Found {
-	return roomlog.Found{Seq: r.seq, Position: contracts.Position{Epoch: 1, Offset: r.offset}}
+	return roomlog.Found{Seq: r.seq, Position: r.place.position()}
 }
