@@ -14,7 +14,7 @@ import (
 var reportPage string
 
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"grouped": grouped, "short": short, "bytesize": bytesize, "percent": func(x float64) string { return short(100 * x) },
+	"grouped": grouped, "short": short, "bytesize": bytesize, "plural": func(n int, noun string) string { return plural(int64(n), noun) }, "percent": func(x float64) string { return short(100 * x) },
 }).Parse(reportPage))
 
 // WriteHTML writes the report as one page that needs nothing else: inline styles and drawings, light and dark.
@@ -257,12 +257,12 @@ func niceStep(x float64) float64 {
 	return 10 * magnitude
 }
 
-// axisLabel writes a round number shortly: 0.1, 20, 5k, 1.5M.
+// axisLabel writes a round number shortly: 0.1, 20, 5k, 1.5M. On one axis thousands look alike.
 func axisLabel(v float64) string {
 	switch {
 	case v >= 1e6:
 		return fmt.Sprintf("%gM", math.Round(v/1e5)/10)
-	case v >= 1e4:
+	case v >= 1e3:
 		return fmt.Sprintf("%gk", math.Round(v/100)/10)
 	}
 	return fmt.Sprintf("%g", math.Round(v*1e6)/1e6)

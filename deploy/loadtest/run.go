@@ -158,8 +158,9 @@ func (d *driver) heading() []string {
 	lines := []string{
 		fmt.Sprintf("parley load %s: %s in %s, %s of %d bytes, %s measured after %s",
 			c.Scenario, plural(int64(c.Connections), "connection"), plural(int64(c.Rooms), "room"), rate, c.Size, c.Duration, c.Warmup),
-		fmt.Sprintf("against %s: %s %s, acks promise durability %q, limits %s",
-			d.plan.Targets[0], orUnknown(d.server.Server.Name), orUnknown(d.server.Server.Version), d.server.Durability, limitsLine(d.server.Limits)),
+		fmt.Sprintf("against %s: %s %s, acks promise durability %q",
+			d.plan.Targets[0], orUnknown(d.server.Server.Name), orUnknown(d.server.Server.Version), d.server.Durability),
+		"limits " + limitsLine(d.server.Limits),
 	}
 	for _, t := range d.plan.Targets[1:] {
 		lines = append(lines, "and "+t.String())

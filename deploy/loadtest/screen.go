@@ -16,7 +16,11 @@ type screen struct {
 	drawn int // lines of the last picture
 	notes []string
 	lines int
+	past  []Second // the last pastSeconds
 }
+
+// pastSeconds is how far back the live screen draws.
+const pastSeconds = 40
 
 func newScreen(out io.Writer, plain bool) *screen {
 	return &screen{out: out, live: !plain && isTerminal(out)}
@@ -34,6 +38,7 @@ func isTerminal(out io.Writer) bool {
 // view is what the screen shows.
 type view struct {
 	second   Second
+	past     []Second
 	now      Timing // deliveries of the last second
 	connect  Timing
 	wanted   int
@@ -67,12 +72,17 @@ func (s *screen) show(v view) {
 	if s.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", s.drawn)
 	}
+	if s.past = append(s.past, v.second); len(s.past) > pastSeconds {
+		s.past = s.past[1:]
+	}
+	v.past = s.past
 	lines := v.picture(s.notes)
+	b.WriteString("\x1b[?7l") // a narrow terminal cuts a line: a second one would spoil the picture
 	for _, l := range lines {
 		b.WriteString(l)
 		b.WriteString("\x1b[K\n")
 	}
-	b.WriteString("\x1b[J")
+	b.WriteString("\x1b[J\x1b[?7h")
 	s.drawn = len(lines)
 	io.WriteString(s.out, b.String())
 }
@@ -89,6 +99,7 @@ const (
 	bold   = "\x1b[1m"
 	red    = "\x1b[31m"
 	green  = "\x1b[32m"
+	cyan   = "\x1b[36m"
 	normal = "\x1b[0m"
 )
 
@@ -98,12 +109,15 @@ func (v view) picture(notes []string) []string {
 	row := func(label, format string, args ...any) string {
 		return fmt.Sprintf("  %s%-12s%s ", dim, label, normal) + fmt.Sprintf(format, args...)
 	}
+	spark := func(of func(Second) float64) string { return sparks(v.past, of) }
 	lines := []string{
 		fmt.Sprintf("%s%s%s  %s", bold, clock24(s.At), normal, s.Phase),
 		row("connections", "%s%s%s of %s  %s  connect p50 %s ms  p99 %s ms", bold, grouped(s.Listening), normal, grouped(int64(v.wanted)),
 			bar(float64(s.Listening)/float64(v.wanted), 20), short(v.connect.P50), short(v.connect.P99)),
 		row("messages", "%s%s%s sent/s  %s%s%s delivered/s of %s expected/s", bold, short(s.Sent), normal, bold, short(s.Delivered), normal, short(s.Expected)),
+		row("", "%s", spark(func(s Second) float64 { return s.Delivered })),
 		row("latency", "p50 %s  p90 %s  p99 %s%s%s  p99.9 %s  max %s ms", short(v.now.P50), short(v.now.P90), bold, short(v.now.P99), normal, short(v.now.P999), short(v.now.Max)),
+		row("", "%s", spark(func(s Second) float64 { return s.P99 })),
 		row("ledger", "%s  %s  %s  %s", verdictText("missing now", v.total.missing), verdictText("doubled", n[nDoubled]), verdictText("reordered", n[nReordered]), verdictText("foreign", n[nForeign])),
 		row("generator", "%s %%  %s", short(100*s.GenCores), bytesize(float64(s.GenMemory))),
 	}
@@ -142,6 +156,24 @@ func verdictText(what string, n int64) string {
 func bar(share float64, width int) string {
 	full := min(max(int(share*float64(width)), 0), width)
 	return strings.Repeat("█", full) + dim + strings.Repeat("░", width-full) + normal
+}
+
+// sparks draws a figure over the last seconds, each as high as its share of the highest, and names that one.
+func sparks(past []Second, of func(Second) float64) string {
+	steps := []rune("▁▂▃▄▅▆▇█")
+	highest := 0.0
+	for _, s := range past {
+		highest = max(highest, of(s))
+	}
+	var b strings.Builder
+	for _, s := range past {
+		step := 0
+		if highest > 0 {
+			step = min(int(of(s)/highest*float64(len(steps))), len(steps)-1)
+		}
+		b.WriteRune(steps[step])
+	}
+	return fmt.Sprintf("%s%s%s%s %shighest %s%s", cyan, b.String(), normal, strings.Repeat(" ", max(0, pastSeconds-len(past))), dim, short(highest), normal)
 }
 
 // clock24 writes seconds as a clock.
