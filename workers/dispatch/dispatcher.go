@@ -45,6 +45,7 @@ type Dispatcher struct {
 	partitions   map[int32]*partition
 	attempts     map[int32]attempt            // partitions that are not taken over yet
 	adopted      map[int32][]contracts.RoomID // rooms that wait for a new epoch of their partition
+	lost         map[int32]loss               // partitions that could not be read on
 	restarts     []restart
 	ring         ring
 	waitingBytes int
@@ -87,6 +88,7 @@ func New(cfg Config, deps Deps) *Dispatcher {
 		partitions: make(map[int32]*partition),
 		attempts:   make(map[int32]attempt),
 		adopted:    make(map[int32][]contracts.RoomID),
+		lost:       make(map[int32]loss),
 		parked:     make(map[*ask]struct{}),
 	}
 }
@@ -278,6 +280,11 @@ func (d *Dispatcher) turn(read []readBatch) (t turn) {
 			if offset := p.told(); offset > p.committed {
 				p.committed = offset
 				t.commits[p.id] = journal.Commit{Offset: offset, Epoch: p.epoch}
+			}
+		}
+		for id, l := range d.lost {
+			if l.told {
+				t.commits[id] = journal.Commit{Offset: lostOffset, Epoch: l.epoch}
 			}
 		}
 	}

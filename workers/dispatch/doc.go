@@ -36,6 +36,10 @@
 // its last heartbeat was half a session timeout old, and the group gave its partition away only after a whole one, so
 // what it told was in the log before the take-over.
 //
+// Records that were told and are gone from the log use up their numbers: clients have them. If they were above C the store
+// does not show it, and written on the log looks as before. So a dispatcher that cannot read on, or finds D beyond the
+// log's end, stops the partition, and commits a D beyond any end; the persister reads that and begins the next epoch.
+//
 // A room in which records wait for the store gives no head until they are numbered: the answer would be older than what
 // was read. Other rooms go on.
 package dispatch

@@ -51,7 +51,10 @@ func (o owner) Assign(ctx context.Context, id int32, committed *journal.Commit) 
 		d.call(func() { d.notTaken(ctx, id, err) })
 		return 0, err
 	}
-	d.call(func() { d.add(p) })
+	d.call(func() {
+		delete(d.lost, id)
+		d.add(p)
+	})
 	stop, err := d.deps.Server.Serve(rpc.Service{
 		Name:    d.cfg.Names.Service("dispatch"),
 		Version: serviceVersion,
@@ -143,14 +146,41 @@ func (d *Dispatcher) load(ctx context.Context, id int32, committed *journal.Comm
 	}
 	told := start
 	if committed != nil && committed.Epoch == c.Epoch {
-		if committed.Offset <= end {
-			told = max(told, committed.Offset)
-		} else {
-			d.log.Error("the group has committed more than the log holds: telling everything anew", "partition", id, "committed", committed.Offset, "end", end)
+		if committed.Offset > end {
+			return nil, gone(end)
 		}
+		told = max(told, committed.Offset)
+	}
+	var lost bool
+	d.call(func() {
+		was := d.lost[id]
+		if lost = was.epoch == c.Epoch && was.next >= start; lost {
+			was.told = true
+			d.lost[id] = was
+		}
+	})
+	if lost {
+		return nil, gone(end)
 	}
 	return d.newPartition(c, min(c.Offset, told), told, end), nil
 }
+
+// gone is the alarm that records which were told are lost. The numbers of this epoch are used up then, and the partition
+// waits for the persister to begin the next.
+func gone(end int64) error {
+	return &alarmError{alarmIdentity, fmt.Errorf("the log ends at %d, and more of it was told: records are lost or the log was replaced", end)}
+}
+
+// loss is where a partition could not be read on, and in which epoch.
+type loss struct {
+	epoch contracts.Epoch
+	next  int64
+	told  bool // to be committed: it was not just trimmed under a late reader
+}
+
+// lostOffset is committed as D where records above C are lost that were told. It is beyond the end of any log, by which
+// the persister, which may have read none of them, learns of it.
+const lostOffset = 1 << 62
 
 // identify checks that the log is the one that the checkpoint was written for.
 func (d *Dispatcher) identify(ctx context.Context, c contracts.Checkpoint, start, end int64) error {
@@ -239,6 +269,7 @@ func (d *Dispatcher) giveUp(ids []int32) (stops []func() error) {
 		}
 		delete(d.attempts, id)
 		delete(d.adopted, id)
+		delete(d.lost, id)
 	}
 	return stops
 }
@@ -246,6 +277,9 @@ func (d *Dispatcher) giveUp(ids []int32) (stops []func() error) {
 // takeAnew stops answering for p at once and has the poller take it over from scratch. Its rooms learn the new epoch.
 func (d *Dispatcher) takeAnew(p *partition, kind string, err error) {
 	d.alarm(p.id, kind, err)
+	if kind == alarmOutOfRange {
+		d.lost[p.id] = loss{epoch: p.epoch, next: p.seq.Next()}
+	}
 	ids := make([]contracts.RoomID, 0, len(p.rooms)+len(p.adopt))
 	for id := range p.rooms {
 		ids = append(ids, id)

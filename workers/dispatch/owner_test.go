@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/workers/dispatch"
 )
@@ -90,6 +91,8 @@ func TestLogIdentity(t *testing.T) {
 		{"another record", func(w *world) { c := w.checkpoints[0]; c.Last[0]++; w.checkpoints[0] = c }, "not the one that was stored"},
 		{"shorter", func(w *world) { w.log(0).values = w.log(0).values[:2] }, "records are lost"},
 		{"begins behind C", func(w *world) { w.log(0).start, w.log(0).values = 4, w.log(0).values[4:] }, "records are lost"},
+		{"ends below what was told", func(w *world) { w.commits[0] = journal.Commit{Offset: 6, Epoch: 1} }, "was told"},
+		{"ends below what was told in another epoch", func(w *world) { w.commits[0] = journal.Commit{Offset: 6, Epoch: 7} }, ""},
 		{"trimmed to C", func(w *world) { w.log(0).start, w.log(0).values = 3, w.log(0).values[3:] }, ""},
 		{"epoch raised", func(w *world) {
 			c := w.checkpoints[0]
@@ -197,6 +200,45 @@ func TestEpochRaised(t *testing.T) {
 		}
 		if entries != 1 {
 			t.Errorf("told %d entries of the new epoch, want 1", entries)
+		}
+		if err := d.Ready(); err != nil {
+			t.Errorf("Ready: %v", err)
+		}
+	})
+}
+
+// Records above C that were told are lost, which the persister need not notice: it learns it from D. The numbers are used
+// up, so nothing is told until the next epoch, whatever is written on.
+func TestLossAboveTheCheckpoint(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		d, stop := w.run(dispatch.Config{})
+		defer stop()
+		elapse(time.Second)
+		w.send("a", texts(5)...)
+		w.persist(0, 2)
+		elapse(time.Second)
+		w.set(func() { w.log(0).values = w.log(0).values[:3] })
+		elapse(time.Second)
+		w.send("a", "six", "seven", "eight", "nine")
+		before := len(w.told)
+		elapse(10 * time.Second)
+		expectCode(t, w.head("a"), contracts.CodeUnavailable)
+		if err := d.Ready(); err == nil || !strings.Contains(err.Error(), "was told") {
+			t.Errorf("Ready: %v", err)
+		}
+		if len(w.told) > before {
+			t.Errorf("told %+v", w.told[before:])
+		}
+		if c := w.commit(0); c == nil || c.Epoch != 1 || c.Offset < 1<<40 {
+			t.Errorf("committed %+v, want an offset beyond any log's end", c)
+		}
+		w.set(func() {
+			w.older = w.numbered(0)[:2]
+			w.checkpoints[0] = contracts.Checkpoint{Epoch: 2, Sequencer: 1, KeyTime: w.keyTime}
+		})
+		elapse(5 * time.Second)
+		if r := w.head("a"); r.Epoch != 2 || r.Err != nil || r.Heads[0].Seq < 3 {
+			t.Errorf("%+v", r)
 		}
 		if err := d.Ready(); err != nil {
 			t.Errorf("Ready: %v", err)
