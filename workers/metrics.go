@@ -44,6 +44,12 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_memberships_waiting", Help: "Memberships that wait to be written.",
 		}, func() float64 { return float64(w.members.waiting()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_limit_sends_per_second", Help: "Messages per second of one person; 0 is off.",
+		}, func() float64 { return w.cfg.Limits.SendsPerS }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_limit_room_sends_per_second", Help: "Messages per second of one room; 0 is off.",
+		}, func() float64 { return w.cfg.Limits.RoomSendsPerS }),
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -8,28 +8,28 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
-// ratedPeople is how many people's send rates are remembered.
-const ratedPeople = 100_000
+// rated is how many people's, and how many rooms', send rates are remembered.
+const rated = 100_000
 
-// sendRates limits sends per person, with a burst of two seconds' worth. A nil one limits nothing.
-type sendRates struct {
+// sendRates limits sends per person or per room, with a burst of two seconds' worth. A nil one limits nothing.
+type sendRates[K comparable] struct {
 	perS float64
-	all  *cache[contracts.UserID, *rate.Limiter]
+	all  *cache[K, *rate.Limiter]
 }
 
-func newSendRates(perS float64) *sendRates {
+func newSendRates[K comparable](perS float64) *sendRates[K] {
 	if perS <= 0 {
 		return nil
 	}
-	return &sendRates{perS: perS, all: newCache[contracts.UserID, *rate.Limiter](ratedPeople)}
+	return &sendRates[K]{perS: perS, all: newCache[K, *rate.Limiter](rated)}
 }
 
-// take counts one send and returns how long the person must wait first: 0 if it may be done now.
-func (s *sendRates) take(user contracts.UserID, now time.Time) time.Duration {
+// take counts one send and returns how long it must wait first: 0 if it may be done now.
+func (s *sendRates[K]) take(of K, now time.Time) time.Duration {
 	if s == nil {
 		return 0
 	}
-	l := s.all.getOrPut(user, func() *rate.Limiter {
+	l := s.all.getOrPut(of, func() *rate.Limiter {
 		return rate.NewLimiter(rate.Limit(s.perS), max(1, int(2*s.perS)))
 	})
 	r := l.ReserveN(now, 1)
@@ -38,4 +38,15 @@ func (s *sendRates) take(user contracts.UserID, now time.Time) time.Duration {
 		r.CancelAt(now)
 	}
 	return wait
+}
+
+// limitSend says how long a send must wait, as an error, or nil.
+func (w *Worker) limitSend(r *request, now time.Time) error {
+	if wait := w.sends.take(r.user.ID, now); wait > 0 {
+		return contracts.NewError(contracts.CodeRateLimited, "too many messages").After(wait)
+	}
+	if wait := w.roomSends.take(r.Room, now); wait > 0 {
+		return contracts.NewError(contracts.CodeRateLimited, "too many messages in this room").After(wait)
+	}
+	return nil
 }

@@ -41,9 +41,7 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		record, keyed, err := w.parseSend(r, body, now)
 		b.keyed[i] = keyed // read under b.mu by those behind i only, which come later
 		if err == nil {
-			if wait := w.sends.take(r.user.ID, now); wait > 0 {
-				err = contracts.NewError(contracts.CodeRateLimited, "too many messages").After(wait)
-			}
+			err = w.limitSend(r, now)
 		}
 		var value []byte
 		if err == nil {

@@ -197,6 +197,29 @@ func TestSendRates(t *testing.T) {
 	})
 }
 
+func TestRoomSendRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, func(c *workers.Config) { c.Limits.RoomSendsPerS = 2 })
+		send := func(u contracts.UserID, room contracts.RoomID) contracts.Answer {
+			c := cmd(contracts.OpSend, `{"text":"a"}`)
+			c.Room, c.User = room, &contracts.Person{ID: u, Name: "x"}
+			return f.do(c)
+		}
+		for _, u := range []contracts.UserID{"u1", "u2", "u3", "u4"} {
+			decode[contracts.SendOK](t, send(u, "a"))
+		}
+		a := send("u5", "a")
+		wantErr(t, a, contracts.CodeRateLimited, "")
+		if a.Err.RetryAfterMS != 500 {
+			t.Errorf("retry after %d ms", a.Err.RetryAfterMS)
+		}
+		decode[contracts.SendOK](t, send("u5", "b"))
+		time.Sleep(500 * time.Millisecond)
+		decode[contracts.SendOK](t, send("u5", "a"))
+		wantErr(t, send("u1", "a"), contracts.CodeRateLimited, "")
+	})
+}
+
 func BenchmarkSend(b *testing.B) {
 	f := newWorld(&testing.T{}, nil)
 	f.onAppend = func(int) (bool, error) { f.appended = f.appended[:0]; return false, nil }

@@ -78,6 +78,7 @@ type Limits struct {
 	KeyAge        time.Duration // of a send's key at most. Defaults to 24 h.
 	KeyAhead      time.Duration // of a send's key before this clock at most. Defaults to 2 min.
 	SendsPerS     float64       // per person and worker, with a burst of twice as many. 0 is off.
+	RoomSendsPerS float64       // per room and worker, with a burst of twice as many. 0 is off.
 }
 
 func (c *Config) setDefaults() {
@@ -158,12 +159,13 @@ type Worker struct {
 	metrics    *metrics
 	replyBytes int // of the entries in one answer
 
-	auth    *auth
-	heads   *heads
-	flights *flights
-	members *members
-	crowds  *crowds
-	sends   *sendRates
+	auth      *auth
+	heads     *heads
+	flights   *flights
+	members   *members
+	crowds    *crowds
+	sends     *sendRates[contracts.UserID]
+	roomSends *sendRates[contracts.RoomID]
 
 	// background ends when the worker closes: for work that outlives the request it began with.
 	background context.Context
@@ -201,7 +203,8 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.flights = newFlights()
 	w.members = newMembers(w.background, deps.Store, &w.running, w.log, w.metrics, cfg.MaxMemberWrites)
 	w.crowds = newCrowds(w)
-	w.sends = newSendRates(cfg.Limits.SendsPerS)
+	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
+	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)
 	return w, nil
 }
 

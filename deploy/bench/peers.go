@@ -158,7 +158,7 @@ func (p *peer) startEdges(ctx context.Context, program string, edges int) error 
 			return err
 		}
 		err = p.serve(ctx, addr, program, "edge", "--nats-url", env["NATS_URL"], "--redis-url", env["REDIS_URL"],
-			"--prefix", env["PARLEY_PREFIX"], "--partitions", env["PARLEY_PARTITIONS"], "--listen", addr, "--ops", "off", "--log-level", "warn")
+			"--prefix", env["PARLEY_PREFIX"], "--partitions", env["PARLEY_PARTITIONS"], "--listen", addr, "--ops", "off", "--log-level", "warn", "--no-limits")
 		if err != nil {
 			return err
 		}

@@ -115,7 +115,7 @@ func (h *Host) Role(name, command string, ops int, env []string) *Process {
 			kind: kindRole, name: name, path: h.r.opts.Binary, args: []string{command},
 			drop: []string{"PORT", "PARLEY_PORT"}, // one port for every edge
 			env: append([]string{
-				"PARLEY_SECRET=" + h.secret, "PARLEY_NODE=" + name, "PARLEY_OPS=" + at.addr(), "PARLEY_LOG_FORMAT=text",
+				"PARLEY_SECRET=" + h.secret, "PARLEY_NODE=" + name, "PARLEY_OPS=" + at.addr(), "PARLEY_LOG_FORMAT=text", "PARLEY_LIMITS=false",
 			}, env...),
 		},
 		ask: func(ctx context.Context) error { return askReady(ctx, at) },

@@ -66,6 +66,9 @@ func (rl *role) env(a addresses, secret string, more []string) []string {
 	if rl.command == "edge" {
 		env = append(env, "PARLEY_LISTEN="+rl.listen.addr(), "PARLEY_DRAIN_LIMIT=1s") // all edges stop together: there is nowhere to move
 	}
+	if os.Getenv("PARLEY_LIMITS") == "" {
+		env = append(env, "PARLEY_LIMITS=false") // as in dev: whoever tries a load here meets none
+	}
 	if os.Getenv("PARLEY_LOG_FORMAT") == "" {
 		env = append(env, "PARLEY_LOG_FORMAT=text") // people read it here, though it comes through a pipe
 	}

@@ -37,16 +37,18 @@ import (
 const auditEvery = 30 * time.Second
 
 type devCmd struct {
-	Data      string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept. Defaults to .parley."`
-	Ephemeral bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
-	Fsync     bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
-	Edges     int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen. 0 with --write: edges run as processes of their own."`
-	Write     string `name:"write" env:"PARLEY_WRITE" placeholder:"FILE" help:"Let other processes of this machine use the servers, and write their addresses to a file, for: . FILE && parley edge."`
-	Portable  bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
-	clients   `embed:""`
-	process   `embed:""`
-	accounts  `embed:""`
-	servers   `embed:""`
+	Data         string `name:"data" env:"PARLEY_DATA" default:".parley" placeholder:"DIR" help:"Where the data are kept. Defaults to .parley."`
+	Ephemeral    bool   `name:"ephemeral" env:"PARLEY_EPHEMERAL" help:"Keep nothing: all data are in memory or in a directory that goes with the process."`
+	Fsync        bool   `name:"fsync" env:"PARLEY_FSYNC" help:"Sync to disk before a message is acked, so that it survives a power cut."`
+	Edges        int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen. 0 with --write: edges run as processes of their own."`
+	Write        string `name:"write" env:"PARLEY_WRITE" placeholder:"FILE" help:"Let other processes of this machine use the servers, and write their addresses to a file, for: . FILE && parley edge."`
+	Portable     bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
+	Limits       bool   `name:"limits" env:"PARLEY_LIMITS" help:"Turn on the limits per second, per address and per person below, as in parley edge and parley worker. Off, so that a first load test meets none."`
+	clients      `embed:""`
+	process      `embed:""`
+	accounts     `embed:""`
+	workerLimits `embed:""`
+	servers      `embed:""`
 }
 
 // Validate is called by the command line's parser.
@@ -57,7 +59,7 @@ func (c *devCmd) Validate() error {
 	if c.Edges == 0 && c.Write == "" {
 		return errors.New("--edges 0: name a file with --write, by which the edges find the servers")
 	}
-	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.clients.Validate(), c.workerLimits.Validate())
 }
 
 // Run runs everything until ctx ends.
@@ -213,7 +215,9 @@ func (d *dev) start(ctx context.Context) error {
 	if err := d.run(ctx, wire.Dispatch(d.set, "dispatch-1", fx.Populate(&disp))); err != nil {
 		return err
 	}
-	if err := d.run(ctx, wire.Worker(d.set, d.accounts.worker("worker-1"), d.class, wire.Audit(d.set, auditEvery))); err != nil {
+	worker := d.accounts.worker("worker-1")
+	d.workerLimits.set(&worker, d.Limits)
+	if err := d.run(ctx, wire.Worker(d.set, worker, d.class, wire.Audit(d.set, auditEvery))); err != nil {
 		return err
 	}
 	if err := d.catchUp(ctx, disp, keep); err != nil {
@@ -225,7 +229,7 @@ func (d *dev) start(ctx context.Context) error {
 	graphs := make([]*fx.App, d.Edges)
 	d.edges = make([]*edge.Server, d.Edges)
 	for i := range graphs {
-		cfg := d.config(contracts.NodeID(fmt.Sprintf("edge-%d", i+1)))
+		cfg := d.config(contracts.NodeID(fmt.Sprintf("edge-%d", i+1)), d.Limits)
 		cfg.Portable = d.Portable
 		var err error
 		if graphs[i], err = wire.New(wire.Edge(d.set, cfg, page(), fx.Populate(&d.edges[i]))); err != nil {

@@ -63,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Name("parley"),
 		kong.Description("A chat backend for very many connections. Start with: parley dev"),
 		kong.Writers(stdout, stderr),
+		kong.Vars(edgeLimitDefaults()),
 		kong.Vars{"partitions": strconv.Itoa(contracts.DefaultPartitions), "version": "parley " + version()},
 		kong.Exit(func(code int) { exited = code; panic(errExit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

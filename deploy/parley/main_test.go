@@ -49,7 +49,7 @@ type proc struct {
 }
 
 func newProc(t *testing.T, name string, env []string, args ...string) *proc {
-	p := &proc{t: t, name: name, args: args, env: env}
+	p := &proc{t: t, name: name, args: args, env: append([]string{"PARLEY_LIMITS=false"}, env...)}
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {

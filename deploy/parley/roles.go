@@ -26,10 +26,14 @@ type clients struct {
 	Listen  string        `name:"listen" env:"PARLEY_LISTEN" default:"127.0.0.1:8080" help:"Address for WebSocket, API and page."`
 	Origins []string      `name:"origins" env:"PARLEY_ORIGINS" placeholder:"URL" help:"Origins that may connect beside the page's own, https://app.example each."`
 	Ping    time.Duration `name:"ping" env:"PARLEY_PING" default:"25s" help:"Interval of WebSocket pings."`
+
+	edgeLimits `embed:""`
 }
 
-func (c *clients) config(node contracts.NodeID) edge.Config {
-	return edge.Config{Node: node, Listen: c.Listen, Origins: c.Origins, Ping: c.Ping}
+func (c *clients) config(node contracts.NodeID, limits bool) edge.Config {
+	cfg := edge.Config{Node: node, Listen: c.Listen, Origins: c.Origins, Ping: c.Ping}
+	c.edgeLimits.set(&cfg, limits)
+	return cfg
 }
 
 type edgeCmd struct {
@@ -38,12 +42,13 @@ type edgeCmd struct {
 	clients  `embed:""`
 	draining `embed:""`
 	Port     int  `name:"port" env:"PARLEY_PORT,PORT" placeholder:"N" help:"Port on all addresses; replaces --listen."`
+	Limits   bool `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second, per address and per person below. --no-limits for load tests."`
 	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 }
 
 // Validate is called by the command line's parser.
 func (c *edgeCmd) Validate() error {
-	return errors.Join(c.brokers.Validate(), c.process.Validate(), c.draining.Validate())
+	return errors.Join(c.brokers.Validate(), c.process.Validate(), c.draining.Validate(), c.clients.Validate())
 }
 
 // Run holds connections until ctx ends; then it sends its clients away.
@@ -55,7 +60,7 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	cfg := c.config(node)
+	cfg := c.config(node, c.Limits)
 	cfg.Portable = c.Portable
 	if c.Port != 0 {
 		cfg.Listen = fmt.Sprintf(":%d", c.Port)
@@ -73,10 +78,12 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 }
 
 type workerCmd struct {
-	servers  `embed:""`
-	process  `embed:""`
-	accounts `embed:""`
-	Audit    time.Duration `name:"audit" env:"PARLEY_AUDIT" default:"30s" help:"How often this worker compares a stretch of the log with what became of it; see the metrics parley_audit_…. 0 is off."`
+	servers      `embed:""`
+	process      `embed:""`
+	accounts     `embed:""`
+	workerLimits `embed:""`
+	Limits       bool          `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second. --no-limits for load tests."`
+	Audit        time.Duration `name:"audit" env:"PARLEY_AUDIT" default:"30s" help:"How often this worker compares a stretch of the log with what became of it; see the metrics parley_audit_…. 0 is off."`
 }
 
 // Validate is called by the command line's parser.
@@ -84,7 +91,7 @@ func (c *workerCmd) Validate() error {
 	if c.Audit < 0 || c.Audit > 0 && c.Audit < time.Second {
 		return fmt.Errorf("--audit %v: must be 1s or more, or 0 for off", c.Audit)
 	}
-	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.workerLimits.Validate())
 }
 
 // Run decides until ctx ends.
@@ -100,11 +107,13 @@ func (c *workerCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	cfg := c.accounts.worker(node)
+	c.workerLimits.set(&cfg, c.Limits)
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, class journal.Durability) fx.Option {
 		if c.Audit == 0 {
-			return wire.Worker(set, c.accounts.worker(node), class)
+			return wire.Worker(set, cfg, class)
 		}
-		return wire.Worker(set, c.accounts.worker(node), class, wire.Audit(set, c.Audit))
+		return wire.Worker(set, cfg, class, wire.Audit(set, c.Audit))
 	})
 }
 
