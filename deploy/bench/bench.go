@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&s.cases, "cases", "connections,1x1000,100x100,pairs,1x1000-two,100x100-two", "which cases")
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds; medians are shown")
 	flags.DurationVar(&s.warmup, "warmup", time.Second, "time before anything is measured, per case")
-	flags.DurationVar(&s.duration, "duration", 4*time.Second, "time measured per case")
+	flags.DurationVar(&s.duration, "duration", 3*time.Second, "time measured per case")
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
 	flags.BoolVar(&s.verbose, "v", false, "show every run's own summary")
