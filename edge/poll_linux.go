@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/parley-chat/parley/contracts/planted"
 )
 
 // Events are edge-triggered and registered once: reading until a short read and writing until EAGAIN need no further
@@ -201,6 +203,9 @@ func (c *conn) sysWrite(b []byte) (int, error) {
 func (c *conn) sysClose() {
 	c.loop.poll.(*epoll).release(c)
 	_ = unix.Close(int(c.fd))
+	if fd := int(c.fd); planted.On(planted.DescriptorReuse) {
+		time.AfterFunc(50*time.Millisecond, func() { _ = unix.Close(fd) })
+	}
 }
 
 // sysShut ends the sending half.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/planted"
 )
 
 var (
@@ -50,6 +51,12 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		if err != nil {
 			b.settle(i, contracts.Answer{Err: contracts.AsError(err)})
 			continue
+		}
+		if planted.On(planted.AckFirst) {
+			b.settle(i, contracts.Answer{OK: sendOK(record.Key, record.Stamp)})
+		}
+		if planted.On(planted.WorkerPublishes) {
+			w.publishEarly(&record)
 		}
 		w.deps.Log.Append(partition, string(r.Room), value, func(_ int64, err error) {
 			w.metrics.appendSeconds.Observe(time.Since(now).Seconds())

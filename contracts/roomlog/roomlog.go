@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/planted"
 )
 
 // Version names these rules in checkpoints. A release that numbers differently must use another.
@@ -266,11 +267,19 @@ func (s *Sequencer) Lookup() *Lookup {
 		r.asked = true
 		a := asked{room: r, head: !r.held, entries: -len(l.Entries)}
 		if a.head {
-			l.Heads = append(l.Heads, HeadQuery{Room: r.id, Before: s.position(r.queue[0].offset)})
+			before := s.position(r.queue[0].offset)
+			if planted.On(planted.NewestUnbounded) {
+				before.Epoch++
+			}
+			l.Heads = append(l.Heads, HeadQuery{Room: r.id, Before: before})
 		}
 		for i := range r.queue[:min(len(r.queue), readAhead)] {
 			if q := &r.queue[i]; s.mustAsk(q) {
-				l.Entries = append(l.Entries, EntryQuery{Identity: q.id, Before: s.position(q.offset)})
+				before := s.position(q.offset)
+				if planted.On(planted.DuplicateOK) {
+					before.Epoch++
+				}
+				l.Entries = append(l.Entries, EntryQuery{Identity: q.id, Before: before})
 			}
 		}
 		a.entries += len(l.Entries)

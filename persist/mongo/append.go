@@ -11,6 +11,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/planted"
 	"github.com/parley-chat/parley/persist/store"
 )
 
@@ -62,6 +63,9 @@ func (s *Store) insert(ctx context.Context, entries []store.Entry, partition int
 		rows[i] = newRow(&entries[i], partition)
 	}
 	_, err := s.entries.InsertMany(ctx, rows, options.InsertMany().SetOrdered(false))
+	if planted.On(planted.DuplicateOK) && mongo.IsDuplicateKeyError(err) {
+		return nil
+	}
 	there, refused, err := judge(err)
 	if err != nil {
 		return fmt.Errorf("insert %d entries: %w", len(entries), err)

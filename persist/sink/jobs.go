@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/contracts/planted"
 	"github.com/parley-chat/parley/persist/store"
 )
 
@@ -118,6 +119,12 @@ func (s *Sink) write(ctx context.Context, w *bulk) error {
 	err := s.persistently(ctx, "append", func(ctx context.Context) error {
 		if !s.alive() {
 			return errNotAlive
+		}
+		if planted.On(planted.CheckpointFirst) {
+			if err := s.deps.Store.Append(ctx, nil, w.prev, w.next); err != nil {
+				return err
+			}
+			return s.deps.Store.Append(ctx, w.entries, w.next, w.next)
 		}
 		return s.deps.Store.Append(ctx, w.entries, w.prev, w.next)
 	})

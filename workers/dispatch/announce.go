@@ -10,6 +10,7 @@ import (
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/planted"
 )
 
 const (
@@ -158,6 +159,9 @@ func messages(epoch contracts.Epoch, batch []outgoing, heads []said) []fanout.Me
 		})
 	}
 	first := len(out)
+	if planted.On(planted.NoHeads) {
+		heads = nil
+	}
 	for _, h := range heads {
 		if n := len(out); n == first || out[n-1].Lane != h.room.lane || len(out[n-1].Body) > headsBytes {
 			out = append(out, fanout.Message{Lane: h.room.lane})
@@ -225,6 +229,9 @@ func (d *Dispatcher) redis(err error) {
 // told is D: the first offset that is not announced, or not decided.
 func (p *partition) told() int64 {
 	low := p.seq.Low()
+	if planted.On(planted.CommitFirst) {
+		return max(low, p.publishFrom)
+	}
 	for i := range p.queue {
 		low = min(low, p.queue[i].offset)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/planted"
 	"github.com/parley-chat/parley/contracts/roomlog"
 )
 
@@ -179,6 +180,9 @@ func (d *Dispatcher) decided(p *partition, r *room, rec *readRecord, o roomlog.O
 		return
 	}
 	d.metrics.entries.Inc()
+	if planted.On(planted.RedisCounter) {
+		o.Seq = contracts.Seq(planted.Next(string(r.id)))
+	}
 	body := encode(rec.rec, o.Seq, p.epoch, o.Offset)
 	d.keep(p, r, o.Seq, o.Offset, body)
 	if o.Offset < p.publishFrom {

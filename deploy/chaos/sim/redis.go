@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
@@ -14,13 +15,18 @@ import (
 // keepRecent is how many entries of a room the cache holds.
 const keepRecent = 100
 
-// Redis carries the lanes and keeps recent entries and the roster. Its Mood's losses are lane messages that do not arrive, or
-// arrive twice, per subscriber, and publications that are taken and answered with an error.
+// lossEvery is the pause between two moments in which a subscriber hears nothing.
+const lossEvery = 3 * time.Second
+
+// Redis carries the lanes and keeps recent entries and the roster. Its Mood's losses are moments, of less than half a second,
+// in which a subscriber hears nothing: two heads messages at different seconds are not both lost, which is what the delivery
+// contract builds on. Besides, messages arrive twice, and publications are taken and answered with an error.
 type Redis struct {
 	Mood
 	dice *Dice
 
 	mu      sync.Mutex // guards what follows
+	deaf    time.Time  // until then nobody hears anything
 	subs    []*subscriber
 	streams map[stream][]contracts.NumberedJSON
 	people  map[contracts.RoomID]map[contracts.UserID]map[contracts.NodeID]contracts.Person
@@ -44,6 +50,13 @@ func (r *Redis) Flush() {
 	defer r.mu.Unlock()
 	r.streams = make(map[stream][]contracts.NumberedJSON)
 	r.people = make(map[contracts.RoomID]map[contracts.UserID]map[contracts.NodeID]contracts.Person)
+}
+
+// Deafen keeps all subscribers from hearing anything for a moment.
+func (r *Redis) Deafen(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deaf = time.Now().Add(d)
 }
 
 // Away makes Redis unreachable, or reachable again; subscribers are told.
@@ -96,9 +109,10 @@ func (c *RedisClient) Publish(ctx context.Context, messages []fanout.Message) er
 	_, lose, _ := r.get()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := time.Now()
 	for _, m := range messages {
 		for _, s := range r.subs {
-			if !s.hears(m.Lane) || r.dice.Hit(lose) {
+			if !s.hears(m.Lane) || s.loses(now, lose) || now.Before(r.deaf) {
 				continue
 			}
 			for range 1 + map[bool]int{true: 1}[r.dice.Hit(lose/2)] {
@@ -230,7 +244,7 @@ func (c *RedisClient) Turn(ctx context.Context, _ contracts.RoomID) (bool, error
 
 // Subscriber returns what p hears with. It must be closed.
 func (r *Redis) Subscriber(p *Proc, receiver fanout.Receiver) fanout.Subscriber {
-	s := &subscriber{redis: r, proc: p, receiver: receiver, lanes: make(map[contracts.Lane]bool), queue: make(chan func(), 1<<14), ended: make(chan struct{})}
+	s := &subscriber{redis: r, proc: p, receiver: receiver, lanes: make(map[contracts.Lane]bool), phase: r.dice.Time(lossEvery), queue: make(chan func(), 1<<14), ended: make(chan struct{})}
 	r.mu.Lock()
 	r.subs = append(r.subs, s)
 	r.mu.Unlock()
@@ -251,6 +265,7 @@ type subscriber struct {
 	redis    *Redis
 	proc     *Proc
 	receiver fanout.Receiver
+	phase    time.Duration // when its losses come
 	queue    chan func()
 	ended    chan struct{}
 
@@ -270,6 +285,12 @@ func (s *subscriber) put(f func()) {
 	case s.queue <- f:
 	default:
 	}
+}
+
+// loses reports whether what is published now gets lost on its way.
+func (s *subscriber) loses(now time.Time, share float64) bool {
+	at := time.Duration(now.UnixNano()-int64(s.phase)) % lossEvery
+	return at < time.Duration(min(1.2*share, 0.45)*float64(time.Second))
 }
 
 func (s *subscriber) hears(l contracts.Lane) bool {

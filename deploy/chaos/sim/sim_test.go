@@ -138,6 +138,9 @@ func (w *world) step() {
 
 // rest heals everything and waits until nothing moves any more.
 func (w *world) rest() {
+	if w.dice.Hit(0.5) {
+		w.lastWords()
+	}
 	w.heal()
 	for range 600 {
 		pass(time.Second)
@@ -151,6 +154,23 @@ func (w *world) rest() {
 	}
 	for _, c := range w.clients {
 		c.settled(true)
+	}
+}
+
+// lastWords has the last messages of some rooms lost on their way: nothing that comes later gives them away, so only heads do,
+// and maybe those of another dispatcher than the one that lost them.
+func (w *world) lastWords() {
+	w.heal()
+	pass(time.Second)
+	w.reds.Deafen(300 * time.Millisecond)
+	for i := range rooms {
+		w.clients[w.dice.N(len(w.clients))].send(roomName(i), 1)
+	}
+	pass(w.dice.Time(3 * time.Second))
+	if w.dice.Hit(0.5) {
+		for i := range w.dispatchers {
+			w.replace(w.dispatchers, i, w.startDispatcher)
+		}
 	}
 }
 

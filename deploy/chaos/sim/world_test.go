@@ -233,6 +233,7 @@ func (w *world) running(run func(context.Context) error) (stop func()) {
 			w.t.Errorf("a role ended: %v", err)
 		}
 	}()
+	synctest.Wait() // it has joined its group
 	return func() { cancel(); <-done }
 }
 
