@@ -86,6 +86,8 @@ type Config struct {
 	BreakTime time.Duration
 	// Limits is what clients may do in how much time. Default to off.
 	Limits Limits
+	// Predecessor is the running edge to take over from; TakeOver does it. Node must be its Node. Defaults to none.
+	Predecessor *Predecessor
 }
 
 func (c *Config) setDefaults() {

@@ -54,6 +54,7 @@ type conn struct {
 	pinged      bool // a ping is out and nothing has been heard since
 	reminded    bool // the token event was sent
 	ended       bool // on epoll: the peer sends no more, so that reading ends with the end of input
+	moving      moving
 
 	due       uint32 // tick of the next timer
 	heard     uint32 // tick of the last input
@@ -232,7 +233,7 @@ func (c *conn) noteBegun(r *wire.Reader) {
 
 // resume takes the input that waited.
 func (c *conn) resume() {
-	if !c.paused {
+	if !c.paused || c.moving != 0 {
 		return
 	}
 	if b := c.busy; b != nil && b.pending > 0 && (b.pending >= maxPending/2 || c.loop.srv.asker.crowded.Load()) {

@@ -44,6 +44,7 @@ type room struct {
 	since      time.Time
 	tryAt      time.Time
 	asideEpoch contracts.Epoch // of aside while the room is not known
+	recent     *recent         // during a take-over
 }
 
 type shard struct {
@@ -86,6 +87,15 @@ func (h *hub) enter(lc *local, id contracts.RoomID, user contracts.UserID) *room
 	sh := h.shard(lane)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	r := h.roomOf(sh, id, lane)
+	r.locals[lc.loop.index] = lc
+	r.members++
+	r.users[user]++
+	return r
+}
+
+// roomOf returns a room, and makes it where there is none. The shard is locked.
+func (h *hub) roomOf(sh *shard, id contracts.RoomID, lane contracts.Lane) *room {
 	r := sh.rooms[id]
 	if r == nil {
 		r = &room{id: id, lane: lane, locals: make([]*local, h.srv.cfg.Loops), users: make(map[contracts.UserID]int32, 1)}
@@ -93,10 +103,18 @@ func (h *hub) enter(lc *local, id contracts.RoomID, user contracts.UserID) *room
 		h.lanes.want(lane)
 		h.srv.metrics.rooms.Inc()
 	}
-	r.locals[lc.loop.index] = lc
-	r.members++
-	r.users[user]++
 	return r
+}
+
+// emptied forgets a room without a member. The shard is locked.
+func (h *hub) emptied(sh *shard, r *room) {
+	if r.members > 0 {
+		return
+	}
+	delete(sh.rooms, r.id)
+	r.aside, r.repairing = nil, false
+	h.lanes.release(r.lane)
+	h.srv.metrics.rooms.Dec()
 }
 
 // exit counts one member less and reports whether it was the person's last one in the room.
@@ -114,12 +132,7 @@ func (h *hub) exit(lc *local, user contracts.UserID) (gone bool) {
 		delete(r.users, user)
 		gone = true
 	}
-	if r.members == 0 {
-		delete(sh.rooms, r.id)
-		r.aside, r.repairing = nil, false
-		h.lanes.release(r.lane)
-		h.srv.metrics.rooms.Dec()
-	}
+	h.emptied(sh, r)
 	return gone
 }
 
@@ -267,6 +280,9 @@ func (h *hub) pass(r *room, seq contracts.Seq, frame []byte) {
 	r.passed = seq
 	r.head = max(r.head, seq)
 	h.srv.metrics.entries.Inc()
+	if r.recent != nil {
+		r.recent.add(seq, frame)
+	}
 	h.hand(r, item{kind: itemEntry, epoch: r.epoch, seq: seq, frame: frame})
 }
 
@@ -320,6 +336,9 @@ func (h *hub) reset(r *room, epoch contracts.Epoch, head contracts.Seq) {
 	r.known, r.epoch, r.passed, r.head = false, epoch, 0, 0
 	r.asideEpoch, r.aside, r.size = epoch, nil, 0
 	r.repairing = false
+	if r.recent != nil {
+		r.recent.entries, r.recent.bytes = nil, 0
+	}
 	h.hand(r, item{kind: itemReset, epoch: epoch, seq: head})
 }
 

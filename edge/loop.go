@@ -63,6 +63,7 @@ type loop struct {
 	seats    []seat  // the connections; place 0 stays free
 	free     []int32 // places that were given up
 	held     int     // connections
+	born     int32   // the first generation of a seat
 	locals   map[contracts.RoomID]*local
 	dirty    []*local // rooms with something to write, the longest waiting first
 	wrote    int      // system calls of deliveries in this round
@@ -102,6 +103,9 @@ func newLoop(s *Server, index int) (*loop, error) {
 		start:  time.Now(),
 		lim:    wire.Limits{MessageBytes: s.cfg.MessageBytes, Fragments: s.cfg.Fragments},
 		rates:  newRates(&s.cfg),
+	}
+	if s.cfg.Predecessor != nil {
+		l.start = l.start.Add(-age)
 	}
 	l.early = l.lim
 	l.early.MessageBytes = min(connectBytes, l.lim.MessageBytes)
@@ -270,7 +274,7 @@ func (l *loop) seat(c *conn) {
 		l.free = l.free[:n-1]
 	} else {
 		c.place = int32(len(l.seats))
-		l.seats = append(l.seats, seat{})
+		l.seats = append(l.seats, seat{generation: l.born})
 	}
 	s := &l.seats[c.place]
 	s.conn = c

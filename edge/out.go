@@ -102,14 +102,19 @@ func (c *conn) try(b []byte) (n int, done bool) {
 		c.close()
 		return n, true
 	}
+	c.stick()
+	c.sooner(c.loop.in(c.loop.srv.cfg.Stall))
+	return n, false
+}
+
+// stick notes that output waits.
+func (c *conn) stick() {
 	l, o := c.loop, c.output()
 	c.stuck = true
 	o.took = l.ticks
 	o.place = len(l.stuck)
 	l.stuck = append(l.stuck, c)
 	l.srv.metrics.stuck.Inc()
-	c.sooner(l.in(l.srv.cfg.Stall))
-	return n, false
 }
 
 // enqueue queues a piece of a stuck connection, of which a part was written. What does not fit is dropped if it is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // errAgain: the socket takes or gives nothing at the moment.
@@ -26,6 +27,7 @@ func (s *Server) listenRaw(net.Listener) error      { return errNoEpoll }
 func (l *loop) adoptRaw(*conn, int) error           { return errNoEpoll }
 func (s *Server) adoptSocket(net.Conn) (int, error) { return -1, errNoEpoll }
 func stopListening(*loop)                           {}
+func duplicate(syscall.Conn) (int, error)           { return -1, errNoEpoll }
 func closeRaw(int)                                  {}
 
 const onlyPortable = true

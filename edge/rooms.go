@@ -338,7 +338,7 @@ func (c *conn) exit(lc *local) {
 		lc.members, lc.pending = nil, nil // flush may be running over what was pending
 		delete(l.locals, lc.room.id)
 	}
-	if l.srv.hub.exit(lc, c.user.ID) {
+	if l.srv.hub.exit(lc, c.user.ID) && c.moving != moved {
 		l.srv.gone.add(contracts.Presence{Room: lc.room.id, User: c.user})
 	}
 }

@@ -55,6 +55,7 @@ type Server struct {
 	opened   atomic.Int64 // WebSockets there ever were
 	up       atomic.Bool  // from the end of Start until Shutdown
 	partings partings
+	handover handover
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // every goroutine but the loops'
 }
@@ -97,7 +98,10 @@ func Share(first *Server, others ...*Server) {
 
 // Start listens and returns. The error names the address and what to do.
 func (s *Server) Start(ctx context.Context) error {
-	if s.cfg.Listen != "off" {
+	switch from := s.cfg.Predecessor; {
+	case from != nil:
+		s.listener = from.listener
+	case s.cfg.Listen != "off":
 		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen)
 		if err != nil {
 			return fmt.Errorf("listen on %s (is it in use? choose another with --listen): %w", s.cfg.Listen, err)
@@ -130,7 +134,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.up.Store(true)
 	switch {
-	case s.listener == nil:
+	case s.listener == nil, s.cfg.Predecessor != nil: // TakeOver accepts
 		return nil
 	case s.cfg.Portable:
 		s.wg.Go(s.acceptPortable)
@@ -161,6 +165,8 @@ func (s *Server) Ready() error {
 		return errors.New("not running")
 	case s.partings.stage.Load() != 0:
 		return errors.New("draining: clients are being sent elsewhere")
+	case s.handover.given.Load():
+		return errors.New("handed over to another process")
 	case !s.ask.Up():
 		return errors.New("NATS is not connected")
 	case !s.hub.sub.Healthy():
@@ -180,6 +186,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if !s.up.Swap(false) {
 		return nil
 	}
+	s.handover.withdraw()
 	s.closeListener()
 	for _, l := range s.loops {
 		l.call(l.finish)
@@ -370,8 +377,10 @@ func (s *Server) newPort(nc net.Conn, h *handoff) {
 // gone collects who has left rooms and tells the workers, many at once. It also confirms the others every few seconds.
 type gone struct {
 	srv *Server
-	mu  sync.Mutex // guards who
+	mu  sync.Mutex // guards the rest
 	who []contracts.Presence
+	// held keeps it all: another process of the same node holds a part of the connections, and who has left here may be there.
+	held bool
 }
 
 func (g *gone) add(p contracts.Presence) {
@@ -401,6 +410,10 @@ func (g *gone) run(ctx context.Context) {
 // tell sends what was collected. Who came back meanwhile is left out.
 func (g *gone) tell() {
 	g.mu.Lock()
+	if g.held {
+		g.mu.Unlock()
+		return
+	}
 	who := g.who
 	g.who = nil
 	g.mu.Unlock()
