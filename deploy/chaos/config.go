@@ -19,7 +19,10 @@ type Config struct {
 	Binary string
 	// Mongo is what local.UpOptions.Mongo is. Defaults to "auto".
 	Mongo string
-	// Duration is how long faults are injected. Defaults to 3 minutes.
+	// Scenario is empty for faults by schedule, or ScenarioEdgeKilled.
+	Scenario string
+	// Duration is how long faults are injected. Defaults to 3 minutes, in the scenario
+	// to 20 s, the time of talking before and after it.
 	Duration time.Duration
 	// Seed makes the schedule of faults and the clients' choices repeatable. Defaults to the time.
 	Seed uint64
@@ -29,7 +32,8 @@ type Config struct {
 	Long bool
 	// Every is the time between the starts of two faults. Defaults to 5 s, with Long to 10 s.
 	Every time.Duration
-	// Users, Rooms and Rate (messages per second of all users) are the load. They default to 200, 50 and 500.
+	// Users, Rooms and Rate (messages per second of all users) are the load. They default to 200, 50 and 500; in the scenario to
+	// 5,000, rooms of 20, and 50.
 	Users, Rooms int
 	Rate         float64
 	// Churn is how often a user leaves a room or drops the connection, on average. Defaults to 40 s.
@@ -46,6 +50,9 @@ type Config struct {
 // Validate reports what a run cannot be made of.
 func (c *Config) Validate() error {
 	var errs []error
+	if c.Scenario != "" && c.Scenario != ScenarioEdgeKilled {
+		errs = append(errs, fmt.Errorf("no scenario %q: there is %s", c.Scenario, ScenarioEdgeKilled))
+	}
 	for _, name := range c.Faults {
 		if _, ok := kinds[name]; !ok {
 			errs = append(errs, fmt.Errorf("no fault %q: `parley chaos --list` names them", name))
@@ -59,6 +66,9 @@ func (c *Config) Validate() error {
 
 func (c Config) withDefaults() Config {
 	c.Dir = cmp.Or(c.Dir, ".local")
+	if c.Scenario == ScenarioEdgeKilled {
+		c.Duration, c.Users, c.Rate = cmp.Or(c.Duration, 20*time.Second), cmp.Or(c.Users, 5000), cmp.Or(c.Rate, 50)
+	}
 	c.Duration = cmp.Or(c.Duration, 3*time.Minute)
 	c.Seed = cmp.Or(c.Seed, uint64(time.Now().UnixMilli()))
 	c.Long = c.Long || c.Duration >= 10*time.Minute

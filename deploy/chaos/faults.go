@@ -166,7 +166,6 @@ func (f *fault) begin(ctx context.Context, name string) error {
 	if err := f.w.procs[name].Launch(); err != nil {
 		return err
 	}
-	// A server that a role needs may be away by another fault: only the process itself can fail here.
 	return f.w.procs[name].Await(ctx)
 }
 

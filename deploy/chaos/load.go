@@ -18,12 +18,10 @@ import (
 const (
 	// mostUnderWay is how many sends of one user may wait for their answer.
 	mostUnderWay = 48
-	// patience is how long a caller waits for a send; the impatient give up early, which frees the room by a leave.
-	patience      = 2 * time.Minute
+	// The impatient wait for a send so long; then the client frees the room by a leave. All others wait until the end.
 	impatience    = 2 * time.Second
 	impatientOf   = 50 // one send in so many
 	mostInABurst  = 6
-	joinPatience  = 2 * time.Minute
 	dialPatience  = time.Minute
 	dialsAtOnce   = 20
 	fewestMembers = 2
@@ -36,17 +34,12 @@ type crowd struct {
 	cfg   Config
 	tally *tally
 	edges []string // addresses of the proxies in front of them
-	rooms []roomPlan
 	users []*user
 
-	stop    context.CancelFunc // of the sending
+	// Set by start.
+	stop    context.CancelFunc // of beginning anything
+	giveUp  context.CancelFunc // of waiting for what was begun
 	sending sync.WaitGroup
-}
-
-// roomPlan is a room and how often it is chosen, against the others.
-type roomPlan struct {
-	id      contracts.RoomID
-	members []int
 }
 
 // user is one person with one client.
@@ -73,20 +66,27 @@ func newCrowd(cfg Config, rng *rand.Rand, t *tally, edges []string, out []*histo
 		u.rec = newRecorder(u.name, out[i%len(out)], t, c.dialer(u))
 		c.users = append(c.users, u)
 	}
-	for i := range cfg.Rooms {
+	sizes := func(i int) []int {
 		size := fewestMembers
 		if cfg.Rooms > 1 {
 			size += i * (min(mostMembers, cfg.Users) - fewestMembers) / (cfg.Rooms - 1)
 		}
-		r := roomPlan{id: contracts.RoomID(fmt.Sprintf("room-%d", i)), members: rng.Perm(cfg.Users)[:min(size, cfg.Users)]}
-		c.rooms = append(c.rooms, r)
-		for _, m := range r.members {
+		return rng.Perm(cfg.Users)[:min(size, cfg.Users)]
+	}
+	rooms := cfg.Rooms
+	if cfg.Scenario == ScenarioEdgeKilled {
+		all := stormRoomsOf(cfg.Users)
+		rooms, sizes = len(all), func(i int) []int { return all[i] }
+	}
+	for i := range rooms {
+		id, members := contracts.RoomID(fmt.Sprintf("room-%d", i)), sizes(i)
+		for _, m := range members {
 			u := c.users[m]
-			sum := 1 / float64(size)
+			sum := 1 / float64(len(members))
 			if n := len(u.often); n > 0 {
 				sum += u.often[n-1]
 			}
-			u.rooms, u.often = append(u.rooms, r.id), append(u.often, sum)
+			u.rooms, u.often = append(u.rooms, id), append(u.often, sum)
 		}
 	}
 	return c
@@ -150,29 +150,35 @@ func (c *crowd) welcome(ctx context.Context, u *user) error {
 
 // start begins to send and to churn, until quiet.
 func (c *crowd) start(ctx context.Context, seed uint64) {
-	ctx, c.stop = context.WithCancel(ctx)
+	ctx, c.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	begin, stop := context.WithCancel(ctx)
+	c.stop = stop
 	for i, u := range c.users {
 		if len(u.rooms) == 0 {
 			continue
 		}
-		c.sending.Go(func() { c.send(ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i)))) })
-		c.sending.Go(func() { c.churn(ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i+1)))) })
+		c.sending.Go(func() { c.send(begin, ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i)))) })
+		c.sending.Go(func() { c.churn(begin, ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i+1)))) })
 	}
 }
 
-// quiet stops sending and returns once every send begun is answered or given up, and every room is joined again.
+// quiet stops sending and returns once every send begun is answered and every room is joined again, at the latest
+// after restWithin: what is not by then is a violation.
 func (c *crowd) quiet() {
 	c.stop()
+	timer := time.AfterFunc(restWithin, c.giveUp)
 	c.sending.Wait()
+	timer.Stop()
+	c.giveUp()
 }
 
 // send sends bursts at random times, about Rate/Users messages a second.
-func (c *crowd) send(ctx context.Context, u *user, rng *rand.Rand) {
+func (c *crowd) send(begin, ctx context.Context, u *user, rng *rand.Rand) {
 	mean := (mostInABurst + 1) / 2.0
 	pause := time.Duration(float64(time.Second) * mean * float64(len(c.users)) / c.cfg.Rate)
 	var under sync.WaitGroup
 	defer under.Wait()
-	for n := 0; wait(ctx, time.Duration(rng.ExpFloat64()*float64(pause))); {
+	for n := 0; wait(begin, time.Duration(rng.ExpFloat64()*float64(pause))); {
 		room := u.pick(rng)
 		if !u.in(room) {
 			continue
@@ -186,37 +192,35 @@ func (c *crowd) send(ctx context.Context, u *user, rng *rand.Rand) {
 			}
 			n++
 			text := fmt.Sprintf("%s %d %x", u.name, n, rng.Uint64())
-			limit := patience
+			sendCtx, cancel := ctx, func() {}
 			if rng.IntN(impatientOf) == 0 {
-				limit = impatience
+				sendCtx, cancel = context.WithTimeout(ctx, impatience)
 			}
 			under.Go(func() {
+				defer cancel()
 				defer func() { <-u.slots }()
-				c.sendOne(ctx, u, room, text, limit)
+				c.sendOne(sendCtx, u, room, text)
 			})
 		}
 	}
 }
 
-func (c *crowd) sendOne(ctx context.Context, u *user, room contracts.RoomID, text string, limit time.Duration) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-	defer cancel()
+func (c *crowd) sendOne(ctx context.Context, u *user, room contracts.RoomID, text string) {
 	_, err := u.Send(ctx, room, text)
 	switch {
-	case err == nil, errors.Is(err, client.ErrClosed):
+	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):
 		c.tally.gaveUp.Add(1)
-		if limit == patience {
-			c.tally.odd(fmt.Sprintf("%s: a send to %s had no answer for %s", u.name, room, limit))
-		}
+	case errors.Is(err, context.Canceled):
+		c.tally.odd(fmt.Sprintf("%s: a send to %s had no answer %s after the last fault", u.name, room, restWithin))
 	default:
 		c.tally.odd(fmt.Sprintf("%s: a send to %s was refused for good: %v", u.name, room, err))
 	}
 }
 
 // churn leaves a room and comes back, or drops the connection, every now and then.
-func (c *crowd) churn(ctx context.Context, u *user, rng *rand.Rand) {
-	for wait(ctx, c.cfg.Churn/2+rand.N(c.cfg.Churn)) {
+func (c *crowd) churn(begin, ctx context.Context, u *user, rng *rand.Rand) {
+	for wait(begin, c.cfg.Churn/2+rand.N(c.cfg.Churn)) {
 		if rng.IntN(3) == 0 {
 			u.Drop()
 			continue
@@ -227,16 +231,14 @@ func (c *crowd) churn(ctx context.Context, u *user, rng *rand.Rand) {
 		if at, ok := u.rec.position(room); ok && rng.IntN(2) == 0 {
 			since = &contracts.Since{Epoch: at.Epoch, Seq: at.Seq}
 		}
-		lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), joinPatience)
-		err := u.Leave(lctx, room)
+		err := u.Leave(ctx, room)
 		if err == nil {
-			wait(ctx, rand.N(2*time.Second))
-			_, err = u.Join(lctx, room, since)
+			wait(begin, rand.N(2*time.Second))
+			_, err = u.Join(ctx, room, since)
 		}
-		cancel()
 		u.set(room, false)
-		if err != nil && !errors.Is(err, client.ErrClosed) {
-			c.tally.odd(fmt.Sprintf("%s: left %s and could not come back within %s: %v", u.name, room, joinPatience, err))
+		if err != nil {
+			c.tally.odd(fmt.Sprintf("%s: left %s and could not come back: %v", u.name, room, err))
 		}
 	}
 }

@@ -273,6 +273,15 @@ func (p *plant) edges() []string {
 	return at
 }
 
+// edgesThemselves are the edges without the proxies in front of them.
+func (p *plant) edgesThemselves() []string {
+	var at []string
+	for _, name := range p.each("edge") {
+		at = append(at, p.at[link{clients, name}.String()])
+	}
+	return at
+}
+
 // expect says that a process may be down, until the function that is returned is called.
 func (p *plant) expect(names ...string) (over func()) {
 	p.count(names, 1)
@@ -341,5 +350,5 @@ func (p *plant) close() error {
 	return err
 }
 
-// startWithin bounds starting a process anew, on a loaded machine.
-const startWithin = 2 * time.Minute
+// startWithin bounds starting a process anew, also while a server that it needs is away.
+const startWithin = 3 * time.Minute

@@ -22,6 +22,7 @@ type Report struct {
 	Dir    string         `json:"dir"` // with the logs and, where something was found, the history and the data
 	Faults map[string]int `json:"faults"`
 	Load   Load           `json:"load"`
+	Storm  *Storm         `json:"storm,omitempty"` // of the scenario edge-killed
 	// Wrong is what the conductor saw itself: what did not come back, or came to the clients against the protocol.
 	Wrong      []string      `json:"wrong,omitempty"`
 	WrongTotal int           `json:"wrong_total"`
@@ -75,6 +76,10 @@ func (r *Report) WriteText(out io.Writer) error {
 	l := &r.Load
 	fmt.Fprintf(&b, "clients   %d sends acked of %d attempts, %d given up, %d not begun; %d entries live, %d by resume; %d joins, %d connects, %d gaps, %d resets\n",
 		l.Acked, l.Attempts, l.GaveUp, l.Late, l.Delivered, l.Resumed, l.Joins, l.Connects, l.Gaps, l.Resets)
+	if s := r.Storm; s != nil {
+		fmt.Fprintf(&b, "storm     %d of %d connections were those of the killed edge; half had resumed after %.1f s, %d after %.1f s; %d resumes, %d database reads\n",
+			s.Affected, s.Connections, s.HalfS, s.Resumed, s.AllS, s.Resumes, s.Reads)
+	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(&b, "note      %s\n", note)
 	}

@@ -121,7 +121,11 @@ func (w *world) run(ctx context.Context, out []*history.Writer, report *Report) 
 	for _, note := range report.Notes {
 		w.say("note: %s", note)
 	}
-	w.crowd = newCrowd(w.cfg, rand.New(rand.NewPCG(w.cfg.Seed, 0)), w.tally, w.edges(), out)
+	edges := w.edges()
+	if w.cfg.Scenario == ScenarioEdgeKilled {
+		edges = w.edgesThemselves() // a proxy would triple the descriptors
+	}
+	w.crowd = newCrowd(w.cfg, rand.New(rand.NewPCG(w.cfg.Seed, 0)), w.tally, edges, out)
 	defer w.crowd.close()
 	w.say("connecting %d users, seed %d", w.cfg.Users, w.cfg.Seed)
 	if err := w.crowd.connect(ctx); err != nil {
@@ -139,11 +143,15 @@ func (w *world) run(ctx context.Context, out []*history.Writer, report *Report) 
 	wait(ctx, warmUp)
 	w.crowd.quiet()
 	prober.probe(ctx, history.Baseline)
-	faults := plan(w.cfg, w.plant, names)
-	w.say("%d faults of %d kinds in %s", len(faults), len(names), w.cfg.Duration)
-	w.enter("suffering")
-	w.crowd.start(context.WithoutCancel(ctx), w.cfg.Seed)
-	w.inject(ctx, faults)
+	if w.cfg.Scenario == ScenarioEdgeKilled {
+		w.storm(ctx, report)
+	} else {
+		faults := plan(w.cfg, w.plant, names)
+		w.say("%d faults of %d kinds in %s", len(faults), len(names), w.cfg.Duration)
+		w.enter("suffering")
+		w.crowd.start(context.WithoutCancel(ctx), w.cfg.Seed)
+		w.inject(ctx, faults)
+	}
 	w.rest(prober, report)
 	stop()
 	return w.flush()

@@ -153,29 +153,31 @@ func (w *world) inject(ctx context.Context, faults []*fault) {
 func (w *world) inflict(ctx context.Context, n int, f *fault) {
 	k := kinds[f.kind]
 	name := fmt.Sprintf("%d %s for %.1f s", n+1, f, f.length.Seconds())
-	w.now(f, true)
+	w.begun(f.kind, f.String())
+	defer w.over(f.String())
 	w.conductor.Add(history.Event{
 		Kind: history.Fault, At: history.SharedNow(), Fault: name, What: f.kind, Process: f.target, Signals: k.signals,
 		Silent: k.silent || f.length < k.shows,
 	})
 	err := k.do(ctx, f)
 	w.conductor.Add(history.Event{Kind: history.Heal, At: history.SharedNow(), Fault: name})
-	w.now(f, false)
 	if err != nil {
 		w.tally.odd(fmt.Sprintf("fault %s: %v", name, err))
 	}
 }
 
-// now keeps which faults are in force, for the screen and the report.
-func (w *world) now(f *fault, on bool) {
+// begun and over keep which faults are in force, for the screen and the report.
+func (w *world) begun(kind, name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if on {
-		w.inForce = append(w.inForce, f.String())
-		w.done[f.kind]++
-		return
-	}
-	if i := slices.Index(w.inForce, f.String()); i >= 0 {
+	w.inForce = append(w.inForce, name)
+	w.done[kind]++
+}
+
+func (w *world) over(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i := slices.Index(w.inForce, name); i >= 0 {
 		w.inForce = slices.Delete(w.inForce, i, i+1)
 	}
 }

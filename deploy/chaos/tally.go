@@ -13,7 +13,8 @@ const mostOdd = 200
 type tally struct {
 	attempts, acked, refused atomic.Int64 // sends
 	delivered, resumed       atomic.Int64 // entries live, and in replies to joins with a position
-	joins, gaps, resets      atomic.Int64
+	joins, resumes           atomic.Int64 // answered; resumes with a position
+	gaps, resets             atomic.Int64
 	connected, closed        atomic.Int64 // connections
 	gaveUp                   atomic.Int64 // sends whose caller stopped waiting
 	late                     atomic.Int64 // sends that were not begun, because too many of that user were under way

@@ -260,6 +260,9 @@ func (t *tap) asks(payload []byte) {
 		p := t.r.place(f.Room)
 		p.asked++
 		call.asked = p.asked
+		if p.have = f.Since != nil; p.have {
+			p.at = *f.Since // where the library stands: it may have been told
+		}
 		t.r.add(t.n, history.Event{Kind: history.Joining, Room: f.Room, Since: f.Since})
 	case contracts.OpLeave:
 		p := t.r.place(f.Room)
@@ -431,6 +434,7 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 	t.r.add(t.n, e)
 	t.r.tally.joins.Add(1)
 	if call.since != nil {
+		t.r.tally.resumes.Add(1)
 		t.r.tally.resumed.Add(int64(len(ok.Entries)))
 	}
 	p.left = 0

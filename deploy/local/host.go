@@ -105,12 +105,15 @@ func (h *Host) Mongo(ctx context.Context, number int) (p *Process, given, note s
 	return p, "", note, err
 }
 
+// roleWithin is how long a Host's role may take until it is ready: the servers that it waits for may be away.
+const roleWithin = 5 * time.Minute
+
 // Role is a part of Parley: command is edge, worker, dispatch or persist. ops is its operators' port; env is what it
 // is told besides, NAME=VALUE.
 func (h *Host) Role(name, command string, ops int, env []string) *Process {
 	at := port{name + "'s ops", ops}
 	p, _ := h.keep(&Process{
-		r: h.r, within: 30 * time.Second,
+		r: h.r, within: roleWithin,
 		spec: spec{
 			kind: kindRole, name: name, path: h.r.opts.Binary, args: []string{command},
 			drop: []string{"PORT", "PARLEY_PORT"}, // one port for every edge

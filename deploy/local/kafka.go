@@ -64,12 +64,14 @@ func (r *runner) kafkaServer(ctx context.Context, plan kafkaPlan) (*Process, err
 			return nil, fmt.Errorf("format kafka's storage: %w", err)
 		}
 	}
+	flags := []string{"-Xmx512m", "-XX:+ExitOnOutOfMemoryError"}
+	if len(plan.through) > 0 {
+		flags = append(flags, "-XX:TieredStopAtLevel=1") // it is started often: up sooner, and slower then
+	}
 	return &Process{
 		r: r, within: 90 * time.Second,
-		spec: spec{kind: kindServer, name: p.name, path: "java", args: []string{
-			"-Xmx512m", "-XX:+ExitOnOutOfMemoryError", logging, "-cp", classes, "kafka.Kafka", config,
-		}},
-		ask: func(ctx context.Context) error { return askKafka(ctx, p) },
+		spec: spec{kind: kindServer, name: p.name, path: "java", args: append(flags, logging, "-cp", classes, "kafka.Kafka", config)},
+		ask:  func(ctx context.Context) error { return askKafka(ctx, p) },
 	}, nil
 }
 
@@ -149,7 +151,11 @@ func kafkaConfig(plan kafkaPlan) string {
 		"log.cleaner.dedupe.buffer.size=16777216", // of the heap, from the start
 	}
 	if len(plan.through) > 0 {
-		lines = append(lines, "num.network.threads=1") // of each listener
+		lines = append(lines,
+			"num.network.threads=1", // of each listener
+			// A broker that was killed may register again only once its session has ended.
+			"broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
+		)
 	}
 	return strings.Join(lines, "\n") + "\n"
 }

@@ -9,14 +9,15 @@ import (
 )
 
 type chaosCmd struct {
-	Duration time.Duration `name:"duration" short:"d" default:"3m" help:"How long faults are injected; starting and the end come on top."`
+	Scenario string        `name:"scenario" enum:",edge-killed" default:"" help:"edge-killed: instead of faults by schedule, 5,000 clients and one of their two edges killed."`
+	Duration time.Duration `name:"duration" short:"d" placeholder:"TIME" help:"How long faults are injected, 3m by default; starting and the end come on top."`
 	Seed     uint64        `name:"seed" placeholder:"N" help:"Repeats the schedule of a run. Defaults to the time."`
 	Faults   []string      `name:"faults" placeholder:"NAME" help:"Kinds of faults, all by default; --list names them."`
 	Long     bool          `name:"long" help:"Faults of full length, such as a minute's stop, and more time between them. The default from 10m on."`
 	Every    time.Duration `name:"every" placeholder:"TIME" help:"Time between the beginnings of two faults. Defaults to 5s, with --long to 10s."`
-	Users    int           `name:"users" default:"200" help:"Clients."`
-	Rooms    int           `name:"rooms" default:"50" help:"Rooms, of 2 to 60 members."`
-	Rate     float64       `name:"rate" short:"r" default:"500" help:"Messages per second of all users."`
+	Users    int           `name:"users" placeholder:"N" help:"Clients. Defaults to 200."`
+	Rooms    int           `name:"rooms" placeholder:"N" help:"Rooms, of 2 to 60 members. Defaults to 50."`
+	Rate     float64       `name:"rate" short:"r" placeholder:"N" help:"Messages per second of all users. Defaults to 500."`
 	Mongo    string        `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
 	Dir      string        `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs are kept; each run gets a directory below chaos."`
 	Fanout   time.Duration `name:"fanout-p99" default:"250ms" help:"What 99 of 100 live deliveries must stay below from 10 s after a fault."`
@@ -35,7 +36,7 @@ func (c *chaosCmd) Run(ctx context.Context, s streams) error {
 		return nil
 	}
 	report, err := chaos.Run(ctx, chaos.Config{
-		Dir: c.Dir, Mongo: c.Mongo, Duration: c.Duration, Seed: c.Seed, Faults: c.Faults, Long: c.Long, Every: c.Every, Users: c.Users,
+		Dir: c.Dir, Mongo: c.Mongo, Scenario: c.Scenario, Duration: c.Duration, Seed: c.Seed, Faults: c.Faults, Long: c.Long, Every: c.Every, Users: c.Users,
 		Rooms: c.Rooms, Rate: c.Rate, FanoutP99: c.Fanout, Keep: c.Keep, Out: s.out, Live: terminal(s.out) && !c.Plain,
 	})
 	if err != nil {
