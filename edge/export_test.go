@@ -62,6 +62,26 @@ func (b *BenchConn) Enter(room contracts.RoomID) { b.c.enter(room) }
 // Exit leaves the room that was entered last.
 func (b *BenchConn) Exit() { b.c.exit(b.c.rooms[len(b.c.rooms)-1]) }
 
+// Listen makes a connection that is in a room listen from the next entry on.
+func (b *Bench) Listen(c *BenchConn, room contracts.RoomID) {
+	lc := b.loop.locals[room]
+	at := b.srv.hub.settle(lc.room, contracts.RoomHead{Epoch: 1, Seq: b.next})
+	m := &lc.members[lc.find(c.c)]
+	m.listening, m.epoch, m.next = true, 1, at.Seq+1
+}
+
+// GiveUp makes the node give up the next n entries of a room, as when a repair does not succeed.
+func (b *Bench) GiveUp(room contracts.RoomID, n contracts.Seq) {
+	h := b.srv.hub
+	sh := h.shard(contracts.LaneOf(room))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if r := sh.rooms[room]; r != nil && r.known {
+		r.head = r.passed + n
+		h.giveUp(r)
+	}
+}
+
 // Receive is a message on a lane.
 func (b *Bench) Receive(room contracts.RoomID, body []byte) {
 	b.srv.hub.Receive(contracts.LaneOf(room), body)
@@ -131,6 +151,9 @@ func (b *BenchConn) Take(n int) []byte {
 	}
 	return taken
 }
+
+// Discard takes everything, like Take, and keeps nothing.
+func (b *BenchConn) Discard() { b.c.port.out = b.c.port.out[:0] }
 
 // Reply answers a request that nobody asked.
 func (b *BenchConn) Reply(id uint64, ok []byte) {

@@ -33,8 +33,14 @@ func TestSlowModel(t *testing.T) {
 			seeds = append(seeds, rand.Uint64())
 		}
 	}
+	happened := make(map[string]float64)
 	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { walkSlow(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { walkSlow(t, seed, happened) })
+	}
+	for _, what := range []string{"slow_gaps_total", "dropped_total", "closed_total"} {
+		if len(seeds) > 5 && happened[what] == 0 {
+			t.Errorf("no walk came to %s", what)
+		}
 	}
 }
 
@@ -98,7 +104,7 @@ type readerRoom struct {
 // repliesFrom is the first id of replies that nobody asked for.
 const repliesFrom = 1 << 20
 
-func walkSlow(t *testing.T, seed uint64) {
+func walkSlow(t *testing.T, seed uint64, happened map[string]float64) {
 	w := &slowWalk{
 		t: t, rand: rand.New(rand.NewPCG(seed, 1)), reg: prometheus.NewRegistry(),
 		rooms: []contracts.RoomID{"a", "b", "c", "d"}, heads: make(map[contracts.RoomID]contracts.Seq),
@@ -132,6 +138,9 @@ func walkSlow(t *testing.T, seed uint64) {
 		}
 	}
 	w.finish(readers)
+	for _, what := range []string{"slow_gaps_total", "dropped_total", "closed_total"} {
+		happened[what] += (&world{t: t, registry: w.reg}).metric(what)
+	}
 }
 
 func (w *slowWalk) ask(r *reader, op string, room contracts.RoomID) {
@@ -159,7 +168,11 @@ func (w *slowWalk) step(readers []*reader) {
 		}
 		w.publish(e)
 	case n < 70:
-		if r.Ready() {
+		many := 1
+		if r.pace > 0 && w.rand.IntN(50) == 0 {
+			many = w.rand.IntN(150)
+		}
+		for ; many > 0 && r.Ready(); many-- {
 			r.told++
 			r.Reply(r.told, []byte(`"`+strings.Repeat("y", w.size())+`"`))
 		}
@@ -178,6 +191,9 @@ func (w *slowWalk) step(readers []*reader) {
 			w.asked = append(w.asked[:i:i], w.asked[i+1:]...)
 			answer()
 		}
+	case n < 83: // "a" always has members, so that the node knows where it is
+		w.heads["a"] += 3
+		w.bench.GiveUp("a", 3)
 	case n < 85:
 		r.read(w.t, w.rand.IntN(64<<10))
 	default:
