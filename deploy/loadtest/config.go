@@ -69,6 +69,9 @@ type Config struct {
 	RampTimeout time.Duration
 	// Churn is the share of the connections that is replaced per second. Defaults to 0.002 in Chat and Soak, 0 elsewhere.
 	Churn float64
+	// Stall and Trickle are further connections in the run's rooms, which send half a frame and read nothing, or read a byte
+	// per second. Nothing is counted of them. Default to none.
+	Stall, Trickle int
 	// Token is the token that every connection shows. Defaults to none: guests.
 	Token string
 	// Prefix is the beginning of the rooms' names. Defaults to "load" and a name for the run.
@@ -217,6 +220,8 @@ func (c Config) Validate() error {
 		{"ramp", c.Ramp, 0, 1 << 22},
 		{"processes", c.Processes, 0, 1024},
 		{"loops", c.Loops, 0, 64},
+		{"stall", c.Stall, 0, 1 << 14},
+		{"trickle", c.Trickle, 0, 1 << 14},
 	} {
 		if n.value < n.least || n.value > n.most {
 			return fmt.Errorf("--%s %d: must be %d to %d", n.name, n.value, n.least, n.most)

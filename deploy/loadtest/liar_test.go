@@ -55,6 +55,7 @@ const (
 type liarRoom struct {
 	entries [][]byte
 	members []*liarConn
+	joins   int
 	keys    map[string]bool
 }
 
@@ -243,6 +244,7 @@ func (s *liar) request(c *liarConn, data []byte) {
 	case "join":
 		r.remove(c)
 		r.members = append(r.members, c)
+		r.joins++
 		entries := []json.RawMessage{}
 		if q.Since != nil {
 			for _, e := range r.entries[q.Since.Seq:] {

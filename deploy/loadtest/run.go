@@ -25,6 +25,7 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 	if closing := d.fleet.close(); err == nil {
 		err = closing // otherwise it says the same once more
 	}
+	d.hostile.close()
 	d.screen.end()
 	r := d.report()
 	if err != nil {
@@ -47,13 +48,14 @@ func (r Report) writeFiles(c Config) error {
 
 // driver takes a run through its phases: ramp, warm-up, measurement, drain, judgement.
 type driver struct {
-	cfg    Config
-	plan   plan
-	clock  clock
-	watch  *watch
-	screen *screen
-	fleet  fleet
-	server greetingOf
+	cfg     Config
+	plan    plan
+	clock   clock
+	watch   *watch
+	screen  *screen
+	fleet   fleet
+	hostile *hostile // nil: none
+	server  greetingOf
 
 	started  time.Time
 	begun    int64 // started on the clock
@@ -199,6 +201,9 @@ func (d *driver) phases(ctx context.Context) error {
 	d.lastUse = d.before
 	err := d.ramp(ctx)
 	if err == nil && ctx.Err() == nil && d.ended == "" {
+		err = d.harass()
+	}
+	if err == nil && ctx.Err() == nil && d.ended == "" {
 		err = d.measure(ctx)
 	}
 	if ctx.Err() != nil {
@@ -234,6 +239,18 @@ func (d *driver) ramp(ctx context.Context) error {
 	case best < int64(d.plan.Conns):
 		d.screen.note(fmt.Sprintf("only %s of %s connections came into their rooms: %s", grouped(best), grouped(int64(d.plan.Conns)), worst(d.total.errors)))
 	}
+	return nil
+}
+
+// harass brings in those who do not behave.
+func (d *driver) harass() (err error) {
+	if d.cfg.Stall+d.cfg.Trickle == 0 {
+		return nil
+	}
+	if d.hostile, err = newHostile(&d.plan, d.cfg.Stall, d.cfg.Trickle); err != nil {
+		return err
+	}
+	d.screen.note(d.hostile.line())
 	return nil
 }
 

@@ -34,6 +34,8 @@ type loadRunCmd struct {
 	Ramp        int           `name:"ramp" placeholder:"N" help:"New connections per second. Defaults to as many as the server takes."`
 	RampTimeout time.Duration `name:"ramp-timeout" placeholder:"TIME" help:"Longest wait for all connections. Defaults to 30s and 1s per 250."`
 	Churn       float64       `name:"churn" placeholder:"SHARE" help:"Share of the connections replaced per second. Defaults to 0.002 in chat and soak."`
+	Stall       int           `name:"stall" placeholder:"N" help:"Further connections in the rooms that send half a frame and read nothing. Nothing is counted of them."`
+	Trickle     int           `name:"trickle" placeholder:"N" help:"Further connections in the rooms that read a byte per second."`
 	Token       string        `name:"token" env:"PARLEY_TOKEN" help:"Token that every connection shows. Defaults to none: guests."`
 	Prefix      string        `name:"prefix" placeholder:"NAME" help:"Beginning of the rooms' names. Defaults to one of the run's own."`
 	SLO         string        `name:"slo" placeholder:"GOALS" help:"Goals that decide the exit code, such as 'p99<50ms,loss=0'."`
@@ -54,7 +56,7 @@ func (c *loadRunCmd) config() loadtest.Config {
 	return loadtest.Config{
 		Scenario: loadtest.Scenario(c.Scenario), URLs: c.URL, Rooms: c.Rooms, Members: c.Members, Connections: c.Connections,
 		Rate: c.Rate, Window: c.Window, Senders: c.Senders, Size: c.Size, Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain,
-		Ramp: c.Ramp, RampTimeout: c.RampTimeout, Churn: c.Churn, Token: c.Token, Prefix: c.Prefix, SLO: c.SLO, PIDs: c.PID,
+		Ramp: c.Ramp, RampTimeout: c.RampTimeout, Churn: c.Churn, Stall: c.Stall, Trickle: c.Trickle, Token: c.Token, Prefix: c.Prefix, SLO: c.SLO, PIDs: c.PID,
 		Metrics: c.Metrics, Processes: c.Processes, Loops: c.Loops, Goroutines: c.Goroutines, Insecure: c.Insecure, JSON: c.JSON, HTML: c.HTML,
 		Plain: c.Plain, Seed: c.Seed,
 	}

@@ -27,11 +27,19 @@ type clients struct {
 	Origins []string      `name:"origins" env:"PARLEY_ORIGINS" placeholder:"URL" help:"Origins that may connect beside the page's own, https://app.example each."`
 	Ping    time.Duration `name:"ping" env:"PARLEY_PING" default:"25s" help:"Interval of WebSocket pings."`
 
+	OutboundBytes int           `name:"outbound-bytes" env:"PARLEY_OUTBOUND_BYTES" default:"1048576" help:"Most bytes that wait for one connection; above three quarters its rooms fall behind and are told a gap, above all of it it is closed with 4440."`
+	OutboundTotal int64         `name:"outbound-total" env:"PARLEY_OUTBOUND_TOTAL" placeholder:"BYTES" help:"Most bytes that wait for all connections of an edge; above 80 % the slowest give up first. Defaults to a quarter of the memory limit (GOMEMLIMIT, control group or machine)."`
+	Stall         time.Duration `name:"stall" env:"PARLEY_STALL" placeholder:"TIME" help:"How long a socket may take nothing of what waits for it before it is closed with 4440. Defaults to the ping interval and 10s."`
+	SendBuffer    int           `name:"send-buffer" env:"PARLEY_SEND_BUFFER" default:"65536" help:"SO_SNDBUF of each connection, which Linux doubles; -1 leaves it to the kernel, which goes up to 4 MiB."`
+
 	edgeLimits `embed:""`
 }
 
 func (c *clients) config(node contracts.NodeID, limits bool) edge.Config {
-	cfg := edge.Config{Node: node, Listen: c.Listen, Origins: c.Origins, Ping: c.Ping}
+	cfg := edge.Config{
+		Node: node, Listen: c.Listen, Origins: c.Origins, Ping: c.Ping,
+		OutboundBytes: c.OutboundBytes, OutboundTotal: c.OutboundTotal, Stall: c.Stall, SendBuffer: c.SendBuffer,
+	}
 	c.edgeLimits.set(&cfg, limits)
 	return cfg
 }
