@@ -4,11 +4,15 @@ package main
 
 import (
 	"path/filepath"
+	"time"
 
 	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/persist/bolt"
 )
+
+// storeGather is how long dev's store gathers small appends: far less than history needs to notice.
+const storeGather = 40 * time.Millisecond
 
 // embed starts, inside this process, each server that no URL was given for.
 func (d *dev) embed(dir string) error {
@@ -45,7 +49,7 @@ func (d *dev) embed(dir string) error {
 		d.set.Kafka = journal.Config{Brokers: k.Addrs(), Class: k.Class()}
 	}
 	if d.MongoURI == "" {
-		st, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db"), Sync: d.Fsync})
+		st, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db"), Sync: d.Fsync, Gather: storeGather})
 		if err != nil {
 			return err
 		}

@@ -49,6 +49,10 @@ type Config struct {
 	// Sync makes each write wait for the disk, so that it survives a power cut. Defaults to false: it survives the end of
 	// the process, by kill -9 too.
 	Sync bool
+	// Gather is how long after a commit the next one waits where it is for small appends alone, so that those of many
+	// partitions share it: a commit writes whole pages, whose number grows far slower than that of the entries in it.
+	// Defaults to 0: they wait for nobody.
+	Gather time.Duration
 }
 
 // Store is a store.Store in one file. It is safe for concurrent use; Close closes it.
@@ -59,7 +63,10 @@ type Store struct {
 		sync.Mutex // guards waiting
 		waiting    []*write
 	}
-	turn sync.Mutex // held by the one who commits; see write
+	turn  sync.Mutex    // held by the one who commits; see write
+	last  time.Time     // when the last commit ended; guarded by turn
+	hurry chan struct{} // holds a token while somebody waits who should not; sent and cleared with queue locked
+	pause time.Duration // Config.Gather
 }
 
 var _ store.Store = (*Store)(nil)
@@ -83,7 +90,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
 	}
-	s := &Store{db: db}
+	s := &Store{db: db, hurry: make(chan struct{}, 1), pause: cfg.Gather}
 	if err := db.Update(layOut); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
@@ -132,24 +139,38 @@ func (s *Store) Kind() string { return "bbolt" }
 // Close waits for the transactions under way and closes the file.
 func (s *Store) Close() error { return s.db.Close() }
 
+// gatherBelow is how many entries an append has at least that waits for no others.
+const gatherBelow = 256
+
 // write is one change that waits for a transaction.
 type write struct {
 	apply func(*bbolt.Tx) error
+	small bool // an append that had better wait for others
 	err   error
 	done  bool // guarded by Store.turn
 }
 
-// write applies a change and returns when it is committed. Changes that wait at the same time share one transaction,
+// write applies a change and returns when it is committed.
+func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
+	return s.commit(ctx, &write{apply: apply})
+}
+
+// commit returns when a change is committed. Changes that wait at the same time share one transaction,
 // which costs one sync: whoever gets the turn commits for all that wait. It is held across the commit on purpose, as
 // bbolt itself admits one writer at a time. An error of the port's own kinds concerns that change alone, and what it
 // has put stays; any other fails the transaction and everybody in it.
-func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
+func (s *Store) commit(ctx context.Context, w *write) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &write{apply: apply}
 	s.queue.Lock()
 	s.queue.waiting = append(s.queue.waiting, w)
+	if !w.small {
+		select {
+		case s.hurry <- struct{}{}:
+		default:
+		}
+	}
 	s.queue.Unlock()
 
 	s.turn.Lock()
@@ -157,9 +178,16 @@ func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
 	if w.done {
 		return w.err
 	}
+	if w.small && s.pause > 0 {
+		s.gather(ctx)
+	}
 	s.queue.Lock()
 	group := s.queue.waiting
 	s.queue.waiting = nil
+	select {
+	case <-s.hurry: // whoever it was is in the group
+	default:
+	}
 	s.queue.Unlock()
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, w := range group {
@@ -169,6 +197,7 @@ func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
 		}
 		return nil
 	})
+	s.last = time.Now()
 	for _, w := range group {
 		w.done = true
 		if err != nil {
@@ -176,6 +205,21 @@ func (s *Store) write(ctx context.Context, apply func(*bbolt.Tx) error) error {
 		}
 	}
 	return w.err
+}
+
+// gather lets others come, until it is time or somebody is in a hurry. The turn is held.
+func (s *Store) gather(ctx context.Context) {
+	left := s.pause - time.Since(s.last)
+	if left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.hurry:
+	case <-ctx.Done(): // the change is in the queue, so it is written nevertheless, and now
+	}
 }
 
 func ofPort(err error) bool {

@@ -14,9 +14,10 @@ import (
 	"github.com/parley-chat/parley/persist/store"
 )
 
-// Append stores entries and moves the checkpoint in one transaction. After ErrConflict nothing of it is stored.
+// Append stores entries and moves the checkpoint in one transaction, which a few entries may wait Config.Gather for. After
+// ErrConflict nothing of it is stored.
 func (s *Store) Append(ctx context.Context, entries []store.Entry, prev, next contracts.Checkpoint) error {
-	return s.write(ctx, func(tx *bbolt.Tx) error {
+	return s.commit(ctx, &write{small: len(entries) < gatherBelow, apply: func(tx *bbolt.Tx) error {
 		checkpoints := tx.Bucket([]byte(contracts.CollectionCheckpoints))
 		if err := expect(checkpoints, prev, next); err != nil {
 			return err
@@ -25,7 +26,7 @@ func (s *Store) Append(ctx context.Context, entries []store.Entry, prev, next co
 			return err
 		}
 		return checkpoints.Put(partitionKey(next.Partition), encodeCheckpoint(next))
-	})
+	}})
 }
 
 // expect gives ErrConflict unless the checkpoint is prev, or already next.
