@@ -54,10 +54,11 @@ type KafkaConsumer struct {
 	wg     sync.WaitGroup
 
 	// Owned by who holds polling: Poll, Close.
-	polling sync.Mutex
-	parts   map[int32]*part
-	out     []Batch
-	drained time.Time // when the member's errors were looked at last
+	polling  sync.Mutex
+	parts    map[int32]*part
+	out      []Batch
+	drained  time.Time // when the member's errors were looked at last
+	replaced bool      // the topic is another one by now
 
 	mu     sync.Mutex // guards what follows
 	events []event
@@ -163,6 +164,9 @@ func (c *KafkaConsumer) Poll(ctx context.Context, wait time.Duration) ([]Batch, 
 			c.out = nil
 			return out, nil
 		}
+		if c.replaced {
+			return nil, ErrReplaced
+		}
 		if !time.Now().Before(deadline) {
 			return nil, nil
 		}
@@ -224,6 +228,12 @@ func (c *KafkaConsumer) take(fetches kgo.Fetches) {
 // failed stops reading p: for good if the log does not hold what is to be read, else for a moment.
 func (c *KafkaConsumer) failed(p *part, err error) {
 	c.stopReading(p)
+	if errors.Is(err, kerr.UnknownTopicID) {
+		// The client never reads a topic of this name with another id. Neither client of this consumer is of use any more.
+		c.log.Error("the log's topic was deleted and made anew", "partition", p.id, "offset", p.next, "err", err)
+		c.replaced = true
+		return
+	}
 	var lost *kgo.ErrDataLoss
 	if errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost) {
 		c.log.Error("the log does not hold what is to be read", "partition", p.id, "offset", p.next, "err", err)

@@ -19,6 +19,8 @@ var (
 	ErrOutOfRange = errors.New("offset out of the log's range")
 	// ErrNotOwner: this consumer does not own the partition any more.
 	ErrNotOwner = errors.New("partition owned by another consumer")
+	// ErrReplaced: the log was deleted and made anew; this consumer reads no more.
+	ErrReplaced = errors.New("log was deleted and made anew")
 	// ErrTooLarge: the record is larger than the log takes; it was not taken.
 	ErrTooLarge = errors.New("record too large for the log")
 	// ErrClosed: the writer or consumer was closed before.
@@ -82,6 +84,7 @@ type Batch struct {
 type Consumer interface {
 	// Poll waits for records, for at most wait, and returns what there is: batches of partitions at the log's end may be
 	// empty, so that a reader learns that it has caught up.
+	// ErrReplaced: close it, and make another one, whose Owner then sees what the log is.
 	Poll(ctx context.Context, wait time.Duration) ([]Batch, error)
 	// Restart stops reading a partition that is owned and asks Owner.Assign anew where to start, as after ErrOutOfRange.
 	// Batches of what was read before do not come any more.

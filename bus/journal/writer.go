@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/parley-chat/parley/contracts"
@@ -22,11 +24,12 @@ const (
 // KafkaWriter is a Writer on Kafka: every replica in sync confirms (acks=all), an idempotent producer keeps each
 // partition's order and writes no record twice by its own retries. It is safe for concurrent use.
 type KafkaWriter struct {
-	cfg   Config
-	topic string
-	cl    *kgo.Client
-	stop  chan struct{}
-	wg    sync.WaitGroup
+	cfg      Config
+	topic    string
+	cl       *kgo.Client
+	stop     chan struct{}
+	replaced atomic.Bool // the topic was deleted and made anew: the client is to forget the old one
+	wg       sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -98,6 +101,9 @@ func (w *KafkaWriter) Append(partition int32, key string, value []byte, done fun
 		case errors.Is(err, kgo.ErrMaxBuffered):
 			p.done(0, ErrFull)
 		default:
+			if errors.Is(err, kerr.UnknownTopicID) {
+				w.replaced.Store(true)
+			}
 			p.done(0, fmt.Errorf("%w: %w", ErrUnknown, err))
 		}
 	})
@@ -132,7 +138,7 @@ func (w *KafkaWriter) oldest(before time.Time) *pending {
 	return p
 }
 
-// expire reports records as unknown whose time is over. The client alone would hold on to a record in flight for as long
+// expire reports records as unknown whose time is over, and has the client forget a topic that was made anew. The client alone would hold on to a record in flight for as long
 // as its broker does not answer. It keeps its place there, so later ones cannot overtake it.
 func (w *KafkaWriter) expire() {
 	tick := time.NewTicker(max(w.cfg.DeliveryTimeout/100, time.Millisecond))
@@ -142,6 +148,9 @@ func (w *KafkaWriter) expire() {
 		case <-w.stop:
 			return
 		case now := <-tick.C:
+			if w.replaced.Swap(false) {
+				w.cl.PurgeTopicsFromProducing(w.topic)
+			}
 			for p := w.oldest(now.Add(-w.cfg.DeliveryTimeout * 98 / 100)); p != nil; p = w.oldest(now.Add(-w.cfg.DeliveryTimeout * 98 / 100)) {
 				p.done(0, fmt.Errorf("%w: not within %v", ErrUnknown, w.cfg.DeliveryTimeout))
 			}

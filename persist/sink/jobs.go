@@ -174,7 +174,7 @@ func (p *partition) reread(d rereadDone) error {
 // persistently calls do until it succeeds or says that trying again is no use, with growing pauses.
 func (s *Sink) persistently(ctx context.Context, what string, do func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		callCtx, cancel := context.WithTimeout(ctx, callTimeout)
+		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 		err := do(callCtx)
 		cancel()
 		var a *alarmError

@@ -98,7 +98,7 @@ func (s *Sink) keepOnce(ctx context.Context) {
 }
 
 func (s *Sink) committed(ctx context.Context) (map[int32]journal.Commit, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
 	return s.deps.Log.Committed(ctx, s.cfg.Names.DispatchGroup())
 }
@@ -107,7 +107,7 @@ func (s *Sink) committed(ctx context.Context) (map[int32]journal.Commit, error) 
 // the newest Config.KeepRecords of them. What the dispatchers committed in another epoch counts for nothing; in this one
 // it is never beyond the log's end, unless records that were told are lost.
 func (s *Sink) keepPartition(ctx context.Context, id int32, told map[int32]journal.Commit) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
 	c, start, end, err := s.verify(ctx, id)
 	if err != nil {

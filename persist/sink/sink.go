@@ -74,9 +74,10 @@ type Config struct {
 	// SessionTimeout is the consumer group's: nothing is written where it did not confirm this persister for so long.
 	// Defaults to 10 s.
 	SessionTimeout time.Duration
+	// CallTimeout bounds one call of store or log; what fails is tried again. Defaults to 15 s.
+	CallTimeout time.Duration
 	// RaiseAfter is the time between finding that the log lost records and beginning a new epoch. It must be longer than
-	// a write of an earlier owner can take to arrive: SessionTimeout and the 15 s that one call may take. Defaults to those
-	// and 5 s more.
+	// a write of an earlier owner can take to arrive: SessionTimeout and CallTimeout. Defaults to those and a fifth more.
 	RaiseAfter time.Duration
 	// AcceptLoss begins a new epoch also where somebody deleted records of the log that were not stored. Defaults to
 	// false: a person looks first.
@@ -105,7 +106,8 @@ func (c Config) withDefaults() Config {
 	orTime(&c.KeepEvery, time.Minute)
 	orTime(&c.FlushTimeout, 3*time.Second)
 	orTime(&c.SessionTimeout, 10*time.Second)
-	orTime(&c.RaiseAfter, c.SessionTimeout+callTimeout+5*time.Second)
+	orTime(&c.CallTimeout, 15*time.Second)
+	orTime(&c.RaiseAfter, (c.SessionTimeout+c.CallTimeout)*6/5)
 	if c.Group == "" {
 		c.Group = c.Names.PersistGroup()
 	}
@@ -118,10 +120,11 @@ func (c Config) Validate() error {
 	case c.Partitions != 0 && !contracts.ValidPartitions(c.Partitions):
 		return fmt.Errorf("persister: %d partitions: want a power of two of at most %d", c.Partitions, contracts.Lanes)
 	case c.BulkEntries < 0, c.BulkBytes < 0, c.BulkDelay < 0, c.BacklogBytes < 0, c.KeepRecords < 0, c.KeepEvery < 0, c.FlushTimeout < 0,
-		c.SessionTimeout < 0, c.RaiseAfter < 0:
+		c.SessionTimeout < 0, c.CallTimeout < 0, c.RaiseAfter < 0:
 		return errors.New("persister: a limit below zero")
-	case c.RaiseAfter != 0 && c.RaiseAfter < c.withDefaults().SessionTimeout+callTimeout:
-		return fmt.Errorf("persister: RaiseAfter %v is not longer than the session timeout and %v", c.RaiseAfter, callTimeout)
+	}
+	if full := c.withDefaults(); full.RaiseAfter <= full.SessionTimeout+full.CallTimeout {
+		return fmt.Errorf("persister: RaiseAfter %v is not longer than the session timeout %v and the calls' %v", full.RaiseAfter, full.SessionTimeout, full.CallTimeout)
 	}
 	return nil
 }
@@ -144,7 +147,6 @@ const (
 	pollWait     = time.Second     // one Poll
 	deliverWait  = time.Second     // for all full inboxes after one Poll
 	commitEvery  = 5 * time.Second // of the group's offsets, which only lag metrics read
-	callTimeout  = 15 * time.Second
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 )
@@ -188,21 +190,25 @@ func (s *Sink) Run(ctx context.Context) error {
 		return err
 	}
 	defer unregister()
-	consumer, err := s.join(ctx)
-	if err != nil || consumer == nil {
-		return err
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() { s.keep(ctx) })
+	beside.Go(func() { s.teller.run(ctx) })
+	for {
+		consumer, err := s.join(ctx)
+		if err != nil || consumer == nil {
+			return err
+		}
+		s.poll(ctx, consumer)
+		err = consumer.Close() // revokes, which flushes and commits
+		s.Lose(s.partitions()) // whatever the consumer did not mention
+		if err != nil {
+			s.log.Warn("consumer group left badly", "group", s.cfg.Group, "err", err)
+		}
+		if !pause(ctx, time.Second) { // else the log was made anew
+			return nil
+		}
 	}
-	var keeper sync.WaitGroup
-	keeper.Go(func() { s.keep(ctx) })
-	keeper.Go(func() { s.teller.run(ctx) })
-	s.poll(ctx, consumer)
-	keeper.Wait()
-	err = consumer.Close() // revokes, which flushes and commits
-	s.Lose(s.partitions()) // whatever the consumer did not mention
-	if err != nil {
-		s.log.Warn("consumer group left badly", "group", s.cfg.Group, "err", err)
-	}
-	return nil
 }
 
 // join makes the consumer, trying until ctx ends; it is nil then.
@@ -222,13 +228,13 @@ func (s *Sink) join(ctx context.Context) (journal.Consumer, error) {
 	}
 }
 
-// poll hands out what the consumer reads until ctx ends.
+// poll hands out what the consumer reads until ctx ends or the consumer is of no use.
 func (s *Sink) poll(ctx context.Context, consumer journal.Consumer) {
 	lastCommit := time.Now()
 	committed := make(map[int32]journal.Commit)
 	for failing := false; ctx.Err() == nil; {
 		batches, err := consumer.Poll(ctx, pollWait)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, journal.ErrReplaced) {
 			return
 		}
 		if err != nil {

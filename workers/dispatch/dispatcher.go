@@ -185,16 +185,20 @@ func (d *Dispatcher) job(p *partition, f func(ctx context.Context) (report func(
 
 // consume polls until ctx ends or the consumer is of no use.
 func (d *Dispatcher) consume(ctx context.Context) error {
-	c, err := d.join(ctx)
-	if err != nil {
-		return nil // ctx has ended
+	for {
+		c, err := d.join(ctx)
+		if err != nil {
+			return nil // ctx has ended
+		}
+		d.consumer.Store(&c)
+		err = d.poll(ctx, c)
+		if cerr := c.Close(); cerr != nil {
+			d.log.Warn("leaving the dispatchers' group failed", "err", cerr)
+		}
+		if !errors.Is(err, journal.ErrReplaced) || pause(ctx, time.Second) != nil {
+			return err
+		}
 	}
-	d.consumer.Store(&c)
-	err = d.poll(ctx, c)
-	if cerr := c.Close(); cerr != nil {
-		d.log.Warn("leaving the dispatchers' group failed", "err", cerr)
-	}
-	return err
 }
 
 // join makes the consumer. The only error is ctx's.
@@ -220,7 +224,7 @@ func (d *Dispatcher) poll(ctx context.Context, c journal.Consumer) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, journal.ErrClosed):
+		case errors.Is(err, journal.ErrClosed), errors.Is(err, journal.ErrReplaced):
 			return fmt.Errorf("poll the log: %w", err)
 		case err != nil:
 			d.log.Warn("poll of the log failed, trying on", "err", err)

@@ -44,6 +44,17 @@ type stack struct {
 
 func newStack(t testing.TB) *stack {
 	t.Helper()
+	k, err := embedded.StartKafka(embedded.KafkaConfig{Partitions: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return newStackOn(t, journal.Config{Brokers: k.Addrs()})
+}
+
+// newStackOn is newStack on a Kafka that runs already.
+func newStackOn(t testing.TB, kafka journal.Config) *stack {
+	t.Helper()
 	s := &stack{t: t, log: slog.New(slog.DiscardHandler), heard: make(chan contracts.Envelope, 1<<16)}
 	must := func(err error) {
 		t.Helper()
@@ -58,16 +69,14 @@ func newStack(t testing.TB) *stack {
 			}
 		})
 	}
-	k, err := embedded.StartKafka(embedded.KafkaConfig{Partitions: 2})
-	must(err)
-	t.Cleanup(k.Close)
 	r, err := embedded.StartRedis()
 	must(err)
 	closing(r)
 	n, err := embedded.StartNATS()
 	must(err)
 	closing(n)
-	s.kafka = journal.Config{Brokers: k.Addrs(), Partitions: 2, SessionTimeout: 2 * time.Second}
+	s.kafka = kafka
+	s.kafka.Partitions, s.kafka.SessionTimeout = 2, 2*time.Second
 	s.writer, err = journal.NewWriter(s.kafka, s.log)
 	must(err)
 	t.Cleanup(func() { _ = s.writer.Close(context.Background()) })
@@ -117,7 +126,7 @@ func (s *stack) dispatch() (stop func()) {
 	d := dispatch.New(dispatch.Config{Partitions: 2, SessionTimeout: s.kafka.SessionTimeout}, dispatch.Deps{
 		Log: s.reader, Store: s.store, Recent: cache, Publisher: fanout.NewPublisher(s.redis, contracts.Names{}), Server: s.nats, Logger: s.log,
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
-			return journal.NewConsumer(s.kafka, contracts.Names{}.DispatchGroup(), o, s.log)
+			return journal.NewConsumer(s.kafka, s.kafka.Names.DispatchGroup(), o, s.log)
 		},
 	})
 	stop = s.start(d.Run)
@@ -125,11 +134,14 @@ func (s *stack) dispatch() (stop func()) {
 	return stop
 }
 
-func (s *stack) persist() (stop func()) {
-	p := sink.New(sink.Config{Partitions: 2}, sink.Deps{
+func (s *stack) persist() (stop func()) { return s.persistAs(sink.Config{}) }
+
+func (s *stack) persistAs(cfg sink.Config) (stop func()) {
+	cfg.Partitions, cfg.Names = 2, s.kafka.Names
+	p := sink.New(cfg, sink.Deps{
 		Log: s.reader, Store: s.store, Logger: s.log,
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
-			return journal.NewConsumer(s.kafka, contracts.Names{}.PersistGroup(), o, s.log)
+			return journal.NewConsumer(s.kafka, s.kafka.Names.PersistGroup(), o, s.log)
 		},
 	})
 	return s.start(p.Run)
