@@ -127,13 +127,15 @@ type memoryConsumer struct {
 	events []func(context.Context)
 	wake   chan struct{} // closed and replaced when there is an event
 
+	most int // records of a partition in one Poll
+
 	// Owned by the poller.
 	next map[int32]int64
 	seen map[int32]*memoryPartition // which log of the partition is being read: Kafka's clients notice another one
 }
 
 func (l *memoryLog) consumer(group string, owner journal.Owner) *memoryConsumer {
-	return &memoryConsumer{log: l, group: group, owner: owner, wake: make(chan struct{}), next: make(map[int32]int64), seen: make(map[int32]*memoryPartition)}
+	return &memoryConsumer{log: l, group: group, owner: owner, most: 40, wake: make(chan struct{}), next: make(map[int32]int64), seen: make(map[int32]*memoryPartition)}
 }
 
 // later has the next Poll do something to the ownership.
@@ -206,13 +208,13 @@ func (c *memoryConsumer) Poll(ctx context.Context, wait time.Duration) ([]journa
 	}
 }
 
-// fetch reads up to 40 records of each partition.
+// fetch reads some records of each partition.
 func (c *memoryConsumer) fetch() (batches []journal.Batch, changed chan struct{}, any bool) {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
 	for id, from := range c.next {
 		p := c.log.part(id)
-		records, err := c.log.read(id, from, 40)
+		records, err := c.log.read(id, from, c.most)
 		if c.seen[id] == nil {
 			c.seen[id] = p
 		} else if c.seen[id] != p {
