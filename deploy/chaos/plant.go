@@ -67,7 +67,7 @@ type plant struct {
 
 // newPlant prepares everything and starts nothing but proxies. Close it, also after an error.
 func newPlant(ctx context.Context, cfg Config, dir string, ownDisk bool) (*plant, error) {
-	host, err := local.NewHost(local.UpOptions{Dir: cfg.Dir, Data: dir, Binary: cfg.Binary, Mongo: cfg.Mongo, Out: cfg.Out})
+	host, err := local.NewHost(local.UpOptions{Dir: cfg.Dir, Data: dir, Binary: cfg.Binary, Mongo: cfg.Mongo, MongoHeap: mongoHeap(cfg), Out: cfg.Out})
 	if err != nil {
 		return nil, err
 	}

@@ -250,9 +250,11 @@ func (w *world) flush() error {
 // judge has the history checked.
 func (w *world) judge(report *Report) error {
 	w.say("checking %s", filepath.Join(w.dir, "history"))
-	c := check.New(check.Config{
-		SignalWithin: signalWithin, FanoutP99: w.cfg.FanoutP99, Descriptors: check.Tolerance{Share: 0.05, Extra: poolConnections},
-	})
+	cfg := check.Config{SignalWithin: signalWithin, Descriptors: check.Tolerance{Share: 0.05, Extra: poolConnections}}
+	if w.cfg.Loaded {
+		cfg.FanoutP99, cfg.AckShare = time.Hour, 0.01
+	}
+	c := check.New(cfg)
 	if err := history.ReadDir(filepath.Join(w.dir, "history"), c.Add); err != nil {
 		return err
 	}

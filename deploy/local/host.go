@@ -17,7 +17,7 @@ type Host struct {
 	secret string
 }
 
-// NewHost claims o.Data. Of the options it heeds Dir, Data, Binary, Mongo, Out and Color. Close must be called, from whatever
+// NewHost claims o.Data. Of the options it heeds Dir, Data, Binary, Mongo, MongoHeap, Out and Color. Close must be called, from whatever
 // goroutine; until then the processes live.
 func NewHost(o UpOptions) (*Host, error) {
 	if !supported {

@@ -65,6 +65,8 @@ type UpOptions struct {
 	Write string
 	// Mongo is MongoAuto, MongoJava, MongoFerret or a mongodb:// URI. Defaults to MongoAuto.
 	Mongo string
+	// MongoHeap is how much memory, in MiB, the Java stand-in may take: it keeps everything there. Defaults to 512.
+	MongoHeap int
 	// Env is added to the roles' environment, NAME=VALUE each.
 	Env []string
 	// Out gets progress, addresses and the roles' logs. Defaults to nothing.
@@ -82,6 +84,9 @@ func (o UpOptions) withDefaults() (UpOptions, error) {
 	}
 	if o.Mongo == "" {
 		o.Mongo = MongoAuto
+	}
+	if o.MongoHeap == 0 {
+		o.MongoHeap = 512
 	}
 	if o.Out == nil {
 		o.Out = io.Discard

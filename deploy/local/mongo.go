@@ -85,7 +85,7 @@ func (r *runner) mongoSpec(ctx context.Context, m mongoChoice, p port) (s spec, 
 		err := r.fetchJars(ctx, "mongo-java", p.name, "3 MB")
 		dir := filepath.Join(r.opts.Dir, "mongo-java")
 		return spec{path: "java", args: []string{
-				"-Xmx512m", "-cp", filepath.Join(dir, "lib", "*"), filepath.Join(dir, "MongoStandin.java"), fmt.Sprint(p.number),
+				fmt.Sprintf("-Xmx%dm", r.opts.MongoHeap), "-cp", filepath.Join(dir, "lib", "*"), filepath.Join(dir, "MongoStandin.java"), fmt.Sprint(p.number),
 			}},
 			"not MongoDB: a stand-in, mongo-java-server, that forgets everything when it ends", err
 	}
