@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/chaos/check"
 	"github.com/parley-chat/parley/deploy/chaos/history"
 )
@@ -148,5 +149,24 @@ func TestAbsent(t *testing.T) {
 	}))
 	if len(r.Absent) != 5 {
 		t.Errorf("absent: %v, want all five inputs", r.Absent)
+	}
+}
+
+// TestResetBesideAJoin: the answer to a join that was under way makes the client listen again; without one it does not.
+func TestResetBesideAJoin(t *testing.T) {
+	at := history.Event{Client: "c", Conn: 1, Room: "r"}
+	with := func(change func(*history.Event)) history.Event { e := at; change(&e); return e }
+	since := &history.Position{Epoch: 1, Seq: 4}
+	joining := with(func(e *history.Event) { e.Kind, e.Since = history.Joining, since })
+	reset := with(func(e *history.Event) { e.Kind, e.Epoch, e.Head = history.Reset, 2, 9 })
+	joined := with(func(e *history.Event) {
+		e.Kind, e.Since, e.State, e.Epoch, e.Head, e.First = history.Joined, since, contracts.JoinReset, 2, 9, 1
+	})
+	if r := judge([]history.Event{joining, reset, joined}); !r.Good() {
+		t.Errorf("a join answered behind a reset:\n%s", text(t, r))
+	}
+	entry := with(func(e *history.Event) { e.Kind, e.Seq, e.Epoch, e.Live = history.Received, 10, 2, true })
+	if r := judge([]history.Event{joining, joined, reset, entry}); !r.Has(check.Leak) {
+		t.Errorf("an entry behind a reset, without a join:\n%s", text(t, r))
 	}
 }

@@ -29,6 +29,7 @@ type span struct {
 type view struct {
 	room      *room
 	listening bool
+	asked     bool   // a join is not answered yet
 	conn      uint64 // that the latest join was written on
 	epoch     contracts.Epoch
 	stretches []*stretch
@@ -75,7 +76,7 @@ func (c *Checker) seen(e *history.Event) {
 	}
 	switch e.Kind {
 	case history.Joining:
-		v.listening, v.conn = true, e.Conn
+		v.listening, v.asked, v.conn = true, true, e.Conn
 	case history.Joined:
 		c.joined(cl, v, e)
 	case history.Received:
@@ -85,10 +86,10 @@ func (c *Checker) seen(e *history.Event) {
 		v.now().told = append(v.now().told, span{from: e.From, to: e.To, source: e.Source})
 	case history.Reset:
 		c.report.Figures.Resets++
-		v.listening = false
+		v.listening = v.asked // its answer makes the client listen again
 		v.begin(e.Source)
 	case history.Left:
-		v.listening = false
+		v.listening, v.asked = false, false
 		v.begin(e.Source)
 	case history.Ended:
 		v.ended = e.Source
@@ -97,6 +98,7 @@ func (c *Checker) seen(e *history.Event) {
 
 func (c *Checker) joined(cl *client, v *view, e *history.Event) {
 	c.report.Figures.Joins++
+	v.asked = false
 	s := v.now()
 	bad := func(kind Kind, what string, args ...any) {
 		c.violate(Violation{Kind: kind, Room: e.Room, Seq: e.Head, Client: cl.name, What: fmt.Sprintf(what, args...), Evidence: []string{s.source, e.Source}})

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,12 +35,14 @@ type client struct {
 	user  contracts.UserID
 	token string
 	conn  net.Conn
-	n     uint64 // connections so far
-	ready bool   // connect was answered
-	id    uint64 // requests so far on this connection
+	out   chan []byte // frames to be written to conn
+	n     uint64      // connections so far
+	ready bool        // connect was answered
+	id    uint64      // requests so far on this connection
 	asked map[uint64]request
 	rooms map[contracts.RoomID]*listening
 	over  bool
+	stall time.Time // until then it reads nothing
 
 	running sync.WaitGroup
 	stop    context.CancelFunc
@@ -132,7 +136,9 @@ func (c *client) serve(nc net.Conn) {
 	}
 	c.mu.Lock()
 	c.n++
-	c.conn, c.ready, c.id, c.asked = nc, false, 0, make(map[uint64]request)
+	c.conn, c.out, c.ready, c.id, c.asked = nc, make(chan []byte, 1024), false, 0, make(map[uint64]request)
+	out := c.out
+	c.running.Go(func() { writing(nc, out) })
 	if c.token != "" {
 		c.ask(request{op: contracts.OpConnect}, `"token":"`+c.token+`"`)
 	} else {
@@ -140,6 +146,12 @@ func (c *client) serve(nc net.Conn) {
 	}
 	c.mu.Unlock()
 	for {
+		c.mu.Lock()
+		stall := time.Until(c.stall)
+		c.mu.Unlock()
+		if stall > 0 {
+			<-time.After(stall)
+		}
 		frame, err := ws.ReadHeader(in)
 		if err != nil {
 			break
@@ -168,6 +180,7 @@ func (c *client) serve(nc net.Conn) {
 func (c *client) disconnected() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	close(c.out)
 	c.ready, c.conn = false, nil
 	ids := make([]uint64, 0, len(c.asked))
 	for id := range c.asked {
@@ -212,14 +225,27 @@ func (c *client) ask(r request, fields string) {
 	})
 }
 
-// write writes a frame. A pipe's write waits for its reader, which never waits for this client.
+// write queues a frame. Writing waits for the server to read, and what reads here must not wait for that.
 func (c *client) write(op ws.OpCode, payload []byte) {
 	if c.conn == nil {
 		return
 	}
-	_ = c.conn.SetWriteDeadline(time.Now().Add(clientLimit))
-	if err := wsutil.WriteClientMessage(c.conn, op, payload); err != nil {
+	var frame bytes.Buffer
+	_ = wsutil.WriteClientMessage(&frame, op, payload) // a buffer takes everything
+	select {
+	case c.out <- frame.Bytes():
+	default:
 		c.hangUp()
+	}
+}
+
+// writing writes what is queued until the connection ends.
+func writing(nc net.Conn, out <-chan []byte) {
+	for frame := range out {
+		_ = nc.SetWriteDeadline(time.Now().Add(clientLimit))
+		if _, err := nc.Write(frame); err != nil {
+			_ = nc.Close() // the reader notices
+		}
 	}
 }
 
@@ -438,14 +464,21 @@ func (c *client) leaveNow(id contracts.RoomID) {
 	c.ask(request{op: contracts.OpLeave, room: id}, "")
 }
 
-// send queues n messages and sends them as soon as what is before them allows it.
-func (c *client) send(id contracts.RoomID, n int) {
+// sleep makes the client read nothing for a while.
+func (c *client) sleep(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stall = time.Now().Add(d)
+}
+
+// send queues n messages of at least size bytes and sends them as soon as what is before them allows it.
+func (c *client) send(id contracts.RoomID, n, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.room(id)
 	for range n {
 		k := c.key()
-		l.out = append(l.out, &outgoing{key: k, text: "text of " + k.String()})
+		l.out = append(l.out, &outgoing{key: k, text: "text of " + k.String() + strings.Repeat(".", size)})
 	}
 	c.flush(id)
 }

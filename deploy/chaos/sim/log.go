@@ -47,6 +47,15 @@ func (l *Log) Records(id int32) (start int64, values [][]byte) {
 	return p.start, p.values[:len(p.values):len(p.values)]
 }
 
+// Lose loses a partition with everything in it; it goes on from offset 0.
+func (l *Log) Lose(id int32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.parts[id] = &part{}
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
 func (l *Log) append(id int32, value []byte) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

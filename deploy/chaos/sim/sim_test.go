@@ -42,6 +42,7 @@ func TestWalk(t *testing.T) {
 		sum.Duplicates += r.Figures.Duplicates
 		sum.Resumes += r.Figures.Resumes
 		sum.Gaps += r.Figures.Gaps
+		sum.Resets += r.Figures.Resets
 		sum.Received += r.Figures.Received
 		sum.Unknown += r.Figures.Unknown
 		if r.Good() && len(trouble) == 0 {
@@ -50,7 +51,7 @@ func TestWalk(t *testing.T) {
 		t.Fatalf("seed %d; again with: go test ./deploy/chaos/sim -run TestWalk -sim.seed %d\n%s%s\n%s", s, s, report(t, r), strings.Join(trouble, "\n"), saved(t, s, events))
 	}
 	t.Logf("%d walks: %+v", n, sum)
-	if n >= 20 && (sum.Acked < 20*n || sum.Unknown < n || sum.Duplicates < n/4 || sum.Resumes < n || sum.Received < 100*n) {
+	if n >= 20 && (sum.Acked < 20*n || sum.Unknown < n || sum.Duplicates < n/4 || sum.Resumes < n || sum.Gaps < n/4 || sum.Resets < n/10 || sum.Received < 100*n) {
 		t.Errorf("the walks saw too little to say much: %+v", sum)
 	}
 }
@@ -116,7 +117,7 @@ func walk(t *testing.T, seed uint64) (r *check.Report, events []history.Event, t
 func (w *world) step() {
 	for range 1 + w.dice.N(4) {
 		c := w.clients[w.dice.N(len(w.clients))]
-		c.send(roomName(w.dice.N(rooms)), 1+w.dice.N(3))
+		c.send(roomName(w.dice.N(rooms)), 1+w.dice.N(3), 0)
 		pass(w.dice.Time(300 * time.Millisecond))
 	}
 	switch w.dice.N(4) {
@@ -164,7 +165,7 @@ func (w *world) lastWords() {
 	pass(time.Second)
 	w.reds.Deafen(300 * time.Millisecond)
 	for i := range rooms {
-		w.clients[w.dice.N(len(w.clients))].send(roomName(i), 1)
+		w.clients[w.dice.N(len(w.clients))].send(roomName(i), 1, 0)
 	}
 	pass(w.dice.Time(3 * time.Second))
 	if w.dice.Hit(0.5) {
@@ -219,7 +220,7 @@ func (w *world) heal() {
 func (w *world) disturb() {
 	lossy := func() (lose, late float64) { return float64(w.dice.N(30)) / 100, float64(w.dice.N(40)) / 100 }
 	which := w.dice.N(2)
-	switch w.dice.N(14) {
+	switch w.dice.N(16) {
 	case 0:
 		lose, late := lossy()
 		w.log.Set(false, lose, late)
@@ -247,8 +248,37 @@ func (w *world) disturb() {
 	case 11:
 		all := slices.Concat(w.dispatchers, w.persisters)
 		all[w.dice.N(len(all))].member.Freeze(true)
+	case 12:
+		w.slowReader()
+	case 13:
+		if w.dice.Hit(0.3) {
+			w.loseLog()
+		}
 	default:
 		w.heal()
+	}
+}
+
+// slowReader has one client read nothing while a room says more than an edge keeps for it.
+func (w *world) slowReader() {
+	at := w.dice.N(len(w.clients))
+	w.clients[at].sleep(8 * time.Second)
+	for range 4 {
+		w.clients[(at+1)%len(w.clients)].send(roomName(0), 10, 3000)
+		pass(time.Second)
+	}
+}
+
+// loseLog has a partition of the log start again from nothing, at a moment when everything in it is stored: only then
+// does the contract promise that nothing is lost.
+func (w *world) loseLog() {
+	w.heal()
+	for range 60 {
+		if w.settled() {
+			w.log.Lose(int32(w.dice.N(partitions)))
+			return
+		}
+		pass(time.Second)
 	}
 }
 

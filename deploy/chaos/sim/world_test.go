@@ -145,7 +145,7 @@ func (w *world) name(role string) contracts.NodeID {
 func (w *world) startEdge() *process {
 	p := &process{Proc: &sim.Proc{}}
 	ask := w.nats.Client(p.Proc)
-	s, err := edge.New(edge.Config{Node: w.name("edge"), Partitions: partitions, Listen: "off", Portable: true, Loops: 1}, edge.Deps{
+	s, err := edge.New(edge.Config{Node: w.name("edge"), Partitions: partitions, Listen: "off", Portable: true, Loops: 1, OutboundBytes: 16 << 10}, edge.Deps{
 		Ask: ask, Log: w.slog, Metrics: prometheus.NewRegistry(),
 		Hear: func(r fanout.Receiver) fanout.Subscriber { return w.reds.Subscriber(p.Proc, r) },
 	})
