@@ -76,7 +76,10 @@ func newStackOn(t testing.TB, kafka journal.Config) *stack {
 	must(err)
 	closing(n)
 	s.kafka = kafka
-	s.kafka.Partitions, s.kafka.SessionTimeout = 2, 2*time.Second
+	s.kafka.Partitions = 2
+	if s.kafka.SessionTimeout == 0 {
+		s.kafka.SessionTimeout = 2 * time.Second
+	}
 	s.writer, err = journal.NewWriter(s.kafka, s.log)
 	must(err)
 	t.Cleanup(func() { _ = s.writer.Close(context.Background()) })

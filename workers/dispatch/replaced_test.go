@@ -42,7 +42,7 @@ func TestTopicReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			replaceTopic(t, journal.Config{Brokers: strings.Split(brokers, ","), Replication: 1, Names: contracts.Names{Prefix: "parley-test-" + key.String()}}, records)
+			replaceTopic(t, journal.Config{Brokers: strings.Split(brokers, ","), Replication: 1, SessionTimeout: 6 * time.Second, Names: contracts.Names{Prefix: "parley-test-" + key.String()}}, records)
 		})
 	}
 }
@@ -64,7 +64,7 @@ func replaceTopic(t *testing.T, kafka journal.Config, records int) {
 	if err := s.reader.Ensure(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
-	stop := s.persistAs(sink.Config{KeepEvery: 200 * time.Millisecond, SessionTimeout: time.Second, CallTimeout: time.Second})
+	stop := s.persistAs(sink.Config{KeepEvery: 200 * time.Millisecond, SessionTimeout: s.kafka.SessionTimeout, CallTimeout: time.Second})
 	defer stop()
 	defer s.dispatch()()
 
