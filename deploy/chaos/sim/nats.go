@@ -190,7 +190,9 @@ func (c *natsClient) MaxPayload() int { return maxPayload }
 
 func (c *natsClient) Up() bool {
 	away, _, _ := c.nats.get()
-	return !away
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !away && !c.closed
 }
 
 func (c *natsClient) Close() error {

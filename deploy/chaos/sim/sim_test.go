@@ -99,7 +99,7 @@ func walk(t *testing.T, seed uint64) (r *check.Report, events []history.Event, t
 			}
 		}
 		pass(time.Second)
-		for range 40 {
+		for range 32 {
 			w.step()
 		}
 		w.rest()
