@@ -55,6 +55,8 @@ type Config struct {
 	Window int
 	// Senders is the number of connections per room that send. Defaults to all; in the closed loop to 1.
 	Senders int
+	// Active is the number of rooms that are spoken in; the others are only held. Defaults to all.
+	Active int
 	// Size is the length of a message's text in bytes. Defaults to 128, at least 96.
 	Size int
 	// Warmup runs before anything is measured. Defaults to 2 s.
@@ -215,7 +217,7 @@ func (c Config) Validate() error {
 		{"members", c.Members, 1, 1 << 22},
 		{"connections", c.Connections, 1, 1 << 22},
 		{"window", c.Window, 1, maxWindow},
-		{"senders", c.Senders, 0, 1 << 22},
+		{"senders", c.Senders, 0, 1 << 22}, {"active", c.Active, 0, 1 << 22},
 		{"size", c.Size, minSize, 64 << 10},
 		{"ramp", c.Ramp, 0, 1 << 22},
 		{"processes", c.Processes, 0, 1024},

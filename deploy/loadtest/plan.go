@@ -15,6 +15,7 @@ type plan struct {
 	Rate     float64 // messages per second of all; −1: closed loop
 	Window   int
 	Senders  int // connections per room that send; 0: all
+	Active   int // rooms that are spoken in; 0: all
 	Size     int
 	Ramp     int // new connections per second of all; 0: no limit
 	Churn    float64
@@ -43,7 +44,9 @@ func (p *plan) member(conn int) int { return conn / p.Rooms }
 func (p *plan) target(conn int) int { return p.member(conn) % len(p.Targets) }
 
 // sends reports whether the connection is one of those that send.
-func (p *plan) sends(conn int) bool { return p.Senders == 0 || p.member(conn) < p.Senders }
+func (p *plan) sends(conn int) bool {
+	return (p.Senders == 0 || p.member(conn) < p.Senders) && (p.Active == 0 || p.room(conn) < p.Active)
+}
 
 // source is the last two bytes of the loopback address from which the connection comes: ports run out otherwise.
 func (p *plan) source(conn int) (b2, b3 byte) {
@@ -90,7 +93,7 @@ func parseUint(b []byte) (n uint64, ok bool) {
 
 // allSenders is the number of connections that send.
 func (p *plan) allSenders() (n int) {
-	if p.Senders == 0 {
+	if p.Senders == 0 && p.Active == 0 {
 		return p.Conns
 	}
 	for i := range p.Conns {
