@@ -70,3 +70,24 @@ func (s *Server) Counted() (addresses, people, handshaking, lingering int) {
 	defer a.mu.Unlock()
 	return len(a.addresses), len(a.people), int(a.handshaking.Load()), int(a.lingering.Load())
 }
+
+// Block keeps every loop busy until release is called.
+func (s *Server) Block() (release func()) {
+	gate := make(chan struct{})
+	for _, l := range s.loops {
+		at := make(chan struct{})
+		l.call(func() { close(at); <-gate })
+		<-at
+	}
+	return func() { close(gate) }
+}
+
+// Inboxes is how much waits in all inboxes.
+func (s *Server) Inboxes() (n int) {
+	for _, l := range s.loops {
+		l.mu.Lock()
+		n += len(l.inbox)
+		l.mu.Unlock()
+	}
+	return n
+}

@@ -245,6 +245,10 @@ func (h *hub) entry(r *room, epoch contracts.Epoch, seq contracts.Seq, frame []b
 		h.putAside(r, seq, frame)
 	case seq <= r.passed:
 		h.srv.metrics.late.Inc()
+	case seq == r.passed+1 && r.crowded():
+		h.srv.metrics.limited[limitInbox].Inc()
+		h.putAside(r, seq, frame)
+		h.repair(r)
 	case seq == r.passed+1 || planted.On(planted.NoGapCheck):
 		h.pass(r, seq, frame)
 		h.drain(r)
@@ -290,7 +294,7 @@ func (h *hub) pass(r *room, seq contracts.Seq, frame []byte) {
 func (h *hub) drain(r *room) {
 	for len(r.aside) > 0 {
 		frame, ok := r.aside[r.passed+1]
-		if !ok {
+		if !ok || r.crowded() {
 			break
 		}
 		delete(r.aside, r.passed+1)
@@ -345,11 +349,25 @@ func (h *hub) reset(r *room, epoch contracts.Epoch, head contracts.Seq) {
 // hand gives an item to every loop with a member. The shard is locked, so that the loops get a room's items in order.
 func (h *hub) hand(r *room, it item) {
 	for _, lc := range r.locals {
-		if lc != nil {
+		switch {
+		case lc == nil:
+		case it.kind == itemEvent && lc.loop.crowded.Load():
+			h.srv.metrics.limited[limitInbox].Inc()
+		default:
 			it.local = lc
 			lc.loop.post(it)
 		}
 	}
+}
+
+// crowded reports whether a loop with members takes no more entries at the moment; they are repaired then.
+func (r *room) crowded() bool {
+	for _, lc := range r.locals {
+		if lc != nil && lc.loop.crowded.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // Down notes that a group's lanes are not heard; run asks for their heads from now on.

@@ -55,6 +55,7 @@ const (
 	limitPerUser
 	limitAsking
 	limitBreaker
+	limitInbox
 	limits // how many there are
 )
 
@@ -69,6 +70,7 @@ var limitNames = [limits]string{
 	limitPerIP:       "connections_per_ip",
 	limitPerUser:     "connections_per_user",
 	limitAsking:      "requests_waiting",
+	limitInbox:       "loop_inbox",
 	limitBreaker:     "breaker",
 }
 

@@ -3,6 +3,7 @@ package edge
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-chat/parley/contracts"
@@ -20,6 +21,10 @@ const (
 	roundWrites = 256
 	// flushBytes is the most that is put together for one write.
 	flushBytes = 256 << 10
+	// maxInbox and maxInboxBytes are what may wait in a loop's inbox before rooms hand over no more: events are dropped, and
+	// entries are read again once there is room. What connections asked for is bounded by what they may ask.
+	maxInbox      = 16 << 10
+	maxInboxBytes = 32 << 20
 )
 
 type itemKind uint8
@@ -52,8 +57,12 @@ type loop struct {
 	index int
 	poll  poller
 
-	mu     sync.Mutex // guards inbox, awake, ended
+	// crowded: so much waits in inbox that rooms are to hand over no more. It is set with mu held.
+	crowded atomic.Bool
+
+	mu     sync.Mutex // guards inbox, bytes, awake, ended
 	inbox  []item
+	bytes  int  // of the frames in inbox
 	awake  bool // a wake-up is on its way or the loop is running through the inbox
 	ended  bool
 	closed chan struct{} // closed when run has returned
@@ -126,6 +135,12 @@ func (l *loop) post(items ...item) bool {
 		return false
 	}
 	l.inbox = append(l.inbox, items...)
+	for i := range items {
+		l.bytes += len(items[i].frame)
+	}
+	if len(l.inbox) >= maxInbox || l.bytes >= maxInboxBytes {
+		l.crowded.Store(true)
+	}
 	if !l.awake {
 		l.awake = true
 		l.poll.wake() // it never blocks; behind the lock it could ring a descriptor that end has freed for somebody else
@@ -180,7 +195,8 @@ func (l *loop) patience() time.Duration {
 func (l *loop) work() {
 	l.mu.Lock()
 	items := l.inbox
-	l.inbox = l.spare[:0]
+	l.inbox, l.bytes = l.spare[:0], 0
+	l.crowded.Store(false)
 	if len(items) == 0 {
 		l.awake = false
 	}

@@ -94,12 +94,12 @@ func (h *hub) repaired(r *room, epoch contracts.Epoch, a *contracts.Answer) {
 	before := r.passed
 	if a != nil {
 		for _, e := range a.Entries {
-			if e.Seq == r.passed+1 {
+			if e.Seq == r.passed+1 && !r.crowded() {
 				h.pass(r, e.Seq, wire.AppendText(nil, e.JSON))
 			}
 		}
-		h.drain(r)
 	}
+	h.drain(r)
 	now := time.Now()
 	switch {
 	case r.passed >= r.head:
