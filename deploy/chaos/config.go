@@ -69,6 +69,7 @@ func (c Config) withDefaults() Config {
 	c.Dir = cmp.Or(c.Dir, ".local")
 	if c.Scenario == ScenarioEdgeKilled {
 		c.Duration, c.Users, c.Rate = cmp.Or(c.Duration, 20*time.Second), cmp.Or(c.Users, 5000), cmp.Or(c.Rate, 50)
+		c.Churn = cmp.Or(c.Churn, time.Hour) // who leaves or reconnects anyway says nothing of the kill
 	}
 	c.Duration = cmp.Or(c.Duration, 3*time.Minute)
 	c.Seed = cmp.Or(c.Seed, uint64(time.Now().UnixMilli()))

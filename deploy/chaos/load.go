@@ -284,7 +284,7 @@ func (c *crowd) caughtUp(ctx context.Context, heads map[contracts.RoomID]contrac
 	}
 }
 
-// end writes who still listens to what, and closes all connections.
+// end writes who still listens to what.
 func (c *crowd) end() {
 	for _, u := range c.users {
 		if u.Client != nil {

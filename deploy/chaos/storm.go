@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -98,19 +99,18 @@ func (w *world) storm(ctx context.Context, report *Report) {
 		w.tally.odd(err.Error())
 	}
 	w.enter("resuming")
+	back := make(map[*user]bool)
 	for end := killed.Add(stormLimit); ; {
-		back := 0
 		for _, u := range affected {
-			if u.rec.resumed(before[u], u.rooms) {
-				back++
-			}
+			back[u] = back[u] || u.rec.resumed(before[u], u.rooms)
 		}
+		maps.DeleteFunc(back, func(_ *user, is bool) bool { return !is })
 		took := time.Since(killed).Seconds()
-		if s.HalfS == 0 && back*2 >= len(affected) {
+		if s.HalfS == 0 && 2*len(back) >= len(affected) {
 			s.HalfS = took
 		}
-		s.Resumed, s.AllS = back, took
-		if back == len(affected) || time.Now().After(end) || !wait(ctx, 50*time.Millisecond) {
+		s.Resumed, s.AllS = len(back), took
+		if len(back) == len(affected) || time.Now().After(end) || !wait(ctx, 50*time.Millisecond) {
 			break
 		}
 	}

@@ -29,6 +29,7 @@ type recorder struct {
 	conn  uint64
 	user  contracts.UserID
 	rooms map[contracts.RoomID]*place
+	done  bool // the run is over: what the client does from now on is no part of it
 }
 
 // place is where the client stands in a room: what the library knows of it, worked out from the same frames.
@@ -91,17 +92,21 @@ func (r *recorder) position(room contracts.RoomID) (history.Position, bool) {
 	return p.at, p.have
 }
 
-// end writes that the client still listens to the rooms.
+// end writes that the client still listens to the rooms, and nothing more.
 func (r *recorder) end(rooms []contracts.RoomID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, room := range rooms {
 		r.add(r.conn, history.Event{Kind: history.Ended, Room: room})
 	}
+	r.done = true
 }
 
 // add writes an event of connection n. The caller holds mu.
 func (r *recorder) add(n uint64, e history.Event) {
+	if r.done {
+		return
+	}
 	e.At, e.Client, e.Conn = history.SharedNow(), r.name, n
 	r.out.Add(e)
 }

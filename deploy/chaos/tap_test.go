@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/chaos/history"
 )
 
@@ -244,6 +245,15 @@ func TestTapReset(t *testing.T) {
 	w.joined(2, "complete", 10, 10) // void: the client asks anew
 	w.join(3, "", "complete", 3, 2, 3)
 	w.saw("", "1 joining", "1 joined complete 9:", "1 joining since 9", "1 reset", "1 joining", "1 joined complete 3: 2 3")
+}
+
+// TestTapEnds closes behind the end of the run: that the client stops is not what became of its connection.
+func TestTapEnds(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.rec.end([]contracts.RoomID{"r"})
+	w.conn.Close()
+	w.saw("", "1 joining", "1 joined complete 2:", "1 ended")
 }
 
 func TestTapSends(t *testing.T) {
