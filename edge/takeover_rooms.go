@@ -116,16 +116,21 @@ func (h *hub) begin(r *room) bool {
 	return true
 }
 
-// catchUp hears a room's lane and asks for its head, until that succeeds: it was joined after the predecessor listed its rooms.
-func (h *hub) catchUp(lane contracts.Lane, id contracts.RoomID) {
+// hearUntil tries to hear a lane until it succeeds or the server stops.
+func (h *hub) hearUntil(lane contracts.Lane, then func()) {
 	h.lanes.heard(lane, func(err error) {
 		switch {
 		case err == nil:
-			h.askHeadsOf(lane.Partition(h.srv.cfg.Partitions), []contracts.RoomID{id})
+			then()
 		case h.srv.up.Load():
-			time.AfterFunc(hearAgain, func() { h.catchUp(lane, id) })
+			time.AfterFunc(hearAgain, func() { h.hearUntil(lane, then) })
 		}
 	})
+}
+
+// catchUp hears a room's lane and asks for its head: it was joined after the predecessor listed its rooms.
+func (h *hub) catchUp(lane contracts.Lane, id contracts.RoomID) {
+	h.hearUntil(lane, func() { h.askHeadsOf(lane.Partition(h.srv.cfg.Partitions), []contracts.RoomID{id}) })
 }
 
 // reenter makes c the member that it was in the predecessor: it gets each entry from the record's next on, once.

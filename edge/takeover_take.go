@@ -183,20 +183,17 @@ func (t *taker) prepare(ctx context.Context) error {
 		l.do(func() { l.born = max(0, rooms.Generation) })
 	}
 	lanes := s.hub.open(rooms.Rooms)
-	heard := make(chan error, len(lanes))
+	heard := make(chan struct{}, len(lanes))
 	for lane := range lanes {
-		s.hub.lanes.heard(lane, func(err error) { heard <- err })
+		s.hub.hearUntil(lane, func() { heard <- struct{}{} })
 	}
 	late := time.NewTimer(readyTime - time.Second)
 	defer late.Stop()
 	for range lanes {
 		select {
-		case err := <-heard:
-			if err != nil {
-				return fmt.Errorf("hear the rooms: %w", err)
-			}
+		case <-heard:
 		case <-late.C:
-			return errors.New("the rooms could not be heard in time")
+			return errors.New("the rooms could not be heard in time: is Redis away?")
 		case <-ctx.Done():
 			return ctx.Err()
 		}

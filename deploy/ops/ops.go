@@ -31,6 +31,8 @@ type Check struct {
 type Config struct {
 	// Listen is the address. Defaults to 127.0.0.1:9100; "off" opens no listener.
 	Listen string
+	// Listener is used instead where it is not nil. It is open; the Server closes it.
+	Listener net.Listener
 	// Facts are shown by /readyz?verbose and /debug/status, such as the durability class.
 	Facts map[string]string
 }
@@ -103,9 +105,12 @@ func (s *Server) Start() error {
 	if s.cfg.Listen == "off" {
 		return nil
 	}
-	ln, err := net.Listen("tcp", s.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("open the operators' port %s (choose another with --ops): %w", s.cfg.Listen, err)
+	ln := s.cfg.Listener
+	if ln == nil {
+		var err error
+		if ln, err = net.Listen("tcp", s.cfg.Listen); err != nil {
+			return fmt.Errorf("open the operators' port %s (choose another with --ops): %w", s.cfg.Listen, err)
+		}
 	}
 	s.ln = ln
 	go func() {
@@ -115,6 +120,9 @@ func (s *Server) Start() error {
 	}()
 	return nil
 }
+
+// Listener is the open listener; nil when off.
+func (s *Server) Listener() net.Listener { return s.ln }
 
 // Addr is the address that is listened on; empty when off.
 func (s *Server) Addr() string {

@@ -5,8 +5,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,5 +106,76 @@ func TestEdgeDrained(t *testing.T) {
 		if node := l.Session().Server.Node; node != "edge-b" {
 			t.Errorf("client %d is on %s", i, node)
 		}
+	}
+}
+
+// TestEdgeTakenOver replaces an edge by a new process, twice, under load: no connection ends, nothing is lost or comes twice.
+func TestEdgeTakenOver(t *testing.T) {
+	e := newEdges(t)
+	addr, opsAddr, socket := freeAddr(t), freeAddr(t), filepath.Join(t.TempDir(), "edge.sock")
+	edge := e.edge("edge-1", addr, opsAddr, "--node", "edge-1", "--handover", socket, "--no-limits")
+	edge.start()
+	edge.ready(opsAddr)
+	const clients, rooms, messages, idle = 100, 2, 5, 900
+	var mu sync.Mutex
+	var ended []string
+	watch := func(cfg *client.Config) {
+		cfg.OnState = func(s client.State) {
+			if s.Phase == client.Waiting {
+				mu.Lock()
+				defer mu.Unlock()
+				ended = append(ended, fmt.Sprint(s.Phase, " ", s.Err))
+			}
+		}
+	}
+	url := "ws://" + addr + "/v1/ws"
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	for range idle {
+		cfg := client.Config{URL: url, Guest: "idle"}
+		watch(&cfg)
+		c, err := client.Dial(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+	}
+	tr := newTraffic(t, []string{url}, clients, rooms, watch)
+	goal := int64(clients * rooms * messages)
+	again := func() {
+		next := e.edge("successor", addr, opsAddr, "--take-over", socket, "--handover", socket, "--no-limits")
+		next.start()
+		select {
+		case <-edge.done:
+		case <-time.After(time.Minute):
+			t.Errorf("the old edge does not end; the new one printed:\n%s", next.printed())
+			return
+		}
+		if code := edge.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("the old edge ended with code %d:\n%s", code, edge.printed())
+		}
+		next.ready(opsAddr)
+		for line := range strings.SplitSeq(next.printed(), "\n") {
+			if strings.Contains(line, `"msg":"taken over"`) {
+				t.Log(line)
+			}
+		}
+		edge = next
+	}
+	tr.run(messages, map[int64]func(){goal / 4: again})
+	again()
+	mu.Lock()
+	if len(ended) > 0 {
+		t.Errorf("%d connections ended, such as: %s", len(ended), ended[0])
+	}
+	mu.Unlock()
+	tr.check()
+	for i, l := range tr.clients {
+		if node := l.Session().Server.Node; node != "edge-1" {
+			t.Fatalf("client %d is on %s", i, node)
+		}
+	}
+	if _, err := os.Stat(socket); err != nil {
+		t.Errorf("the successor offers nothing: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ type edgeCmd struct {
 	process  `embed:""`
 	clients  `embed:""`
 	draining `embed:""`
+	handing  `embed:""`
 	Port     int  `name:"port" env:"PARLEY_PORT,PORT" placeholder:"N" help:"Port on all addresses; replaces --listen."`
 	Limits   bool `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second, per address and per person below. --no-limits for load tests."`
 	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
@@ -73,9 +75,22 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if c.Port != 0 {
 		cfg.Listen = fmt.Sprintf(":%d", c.Port)
 	}
+	h := &handover{handing: &c.handing, opsAddr: c.Ops}
+	cfg.Names, cfg.Partitions, cfg.Version = c.names(), c.Partitions, version()
+	if err := h.call(ctx, &cfg, c.Node); err != nil {
+		return err
+	}
+	node = cfg.Node
 	var e *edge.Server
 	drain := func(log *slog.Logger) { c.draining.run(e, log) }
-	return role{servers: &servers{brokers: c.brokers}, process: &c.process, node: node, leave: drain}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
+	begin := func(ctx context.Context, o *ops.Server, log *slog.Logger) (<-chan struct{}, error) {
+		return h.begin(ctx, e, &cfg, o, log)
+	}
+	r := role{servers: &servers{brokers: c.brokers}, process: &c.process, node: node, leave: drain, begin: begin, successor: h.ops}
+	if cfg.Predecessor != nil {
+		r.late = true
+	}
+	return r.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
 		return wire.Edge(set, cfg, page(), fx.Populate(&e), fx.Invoke(func(lc fx.Lifecycle) {
 			lc.Append(fx.Hook{OnStart: func(context.Context) error {
 				set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())
@@ -186,18 +201,26 @@ type role struct {
 	store bool // it needs the log and the database to be there
 	// leave, where not nil, is what there is to do between the request to stop and the stop.
 	leave func(*slog.Logger)
+	// begin, where not nil, is what there is to do once the graph has started. over ends the role as if it were asked to stop, but
+	// for leave.
+	begin func(context.Context, *ops.Server, *slog.Logger) (over <-chan struct{}, err error)
+	// late opens the operators' port only after begin; successor is its listener then, if another process had it open.
+	late      bool
+	successor net.Listener
 }
 
 // run opens the operators' port, waits for the servers, and runs the graph until ctx ends or a part of it gives up.
 func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, journal.Durability) fx.Option) error {
 	log := r.logger(s.err)
-	o := ops.New(ops.Config{Listen: r.Ops}, log)
+	o := ops.New(ops.Config{Listen: r.Ops, Listener: r.successor}, log)
 	var starting atomic.Pointer[error]
 	first := errors.New("starting")
 	starting.Store(&first)
 	o.Add(ops.Check{Name: "start", Ready: func() error { return *starting.Load() }})
-	if err := o.Start(); err != nil {
-		return err
+	if !r.late {
+		if err := o.Start(); err != nil {
+			return err
+		}
 	}
 	defer func() {
 		sctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -232,19 +255,30 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 	if err := wire.Start(ctx, app); err != nil {
 		return stopped(ctx, err)
 	}
+	var over <-chan struct{}
+	if r.begin != nil {
+		if over, err = r.begin(ctx, o, log); err == nil && r.late {
+			err = o.Start()
+		}
+		if err != nil {
+			return stopped(ctx, errors.Join(err, wire.Stop(app)))
+		}
+	}
 	var none error
 	starting.Store(&none)
 	log.Info("running", "node", string(r.node), "ops", o.Addr())
-	code := 0
+	code, leave := 0, r.leave
 	select {
+	case <-over:
+		leave = nil
 	case <-ctx.Done():
 	case sig := <-app.Wait():
 		code = sig.ExitCode // 0 for a signal, which fx listens to as well: either may hear it first
 	}
 	if code == 0 {
 		log.Info("stopping", "node", string(r.node))
-		if r.leave != nil {
-			r.leave(log)
+		if leave != nil {
+			leave(log)
 		}
 	}
 	if err := wire.Stop(app); err != nil {
