@@ -38,8 +38,9 @@ type place struct {
 	at    history.Position
 	told  contracts.Seq // entries up to here were said to be missing, or seen too early
 	asked int           // number of the latest thing that makes replies to earlier joins void
-	on    uint64        // the connection on which a join was answered, so that live entries may come
-	left  uint64        // the connection on which a leave was answered since
+	// Connections: on which a join was answered, so that live entries may come; on which one with a position is under way,
+	// when the library takes the next entry too; on which a leave was asked, and answered since.
+	on, joining, leaving, left uint64
 }
 
 // wireCall is a request without its reply.
@@ -267,6 +268,7 @@ func (t *tap) asks(payload []byte) {
 		call.asked = p.asked
 		if p.have = f.Since != nil; p.have {
 			p.at = *f.Since // where the library stands: it may have been told
+			p.joining = t.n
 		}
 		t.r.add(t.n, history.Event{Kind: history.Joining, Room: f.Room, Since: f.Since})
 	case contracts.OpLeave:
@@ -275,7 +277,7 @@ func (t *tap) asks(payload []byte) {
 		call.asked = p.asked
 		// The library forgets the room, or, where it only frees a room whose send was given up, joins again with what it has.
 		t.r.add(t.n, history.Event{Kind: history.Leaving, Room: f.Room})
-		p.on = 0
+		p.on, p.joining, p.leaving = 0, 0, t.n
 	}
 	t.calls[f.ID] = call
 }
@@ -336,13 +338,13 @@ func (t *tap) hears(payload []byte) {
 		t.r.add(t.n, history.Event{Kind: history.Gap, Room: f.Room, From: from, To: f.To})
 	case f.Event == string(contracts.EventReset):
 		p := t.r.place(f.Room)
-		p.have, p.on = false, 0
+		p.have, p.on, p.joining = false, 0, 0
 		p.asked++
 		t.r.tally.resets.Add(1)
 		t.r.add(t.n, history.Event{Kind: history.Reset, Room: f.Room, Epoch: f.Epoch, Head: f.Head})
 	case f.Event == string(contracts.EventLeft):
 		p := t.r.place(f.Room)
-		p.have, p.on = false, 0
+		p.have, p.on, p.joining = false, 0, 0
 		p.asked++
 		t.r.add(t.n, history.Event{Kind: history.Left, Room: f.Room, Code: f.Reason})
 	}
@@ -354,11 +356,14 @@ func (t *tap) live(f *serverFrame) {
 	if p.left == t.n {
 		t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came behind the reply to leave", t.r.name, f.Seq, f.Room))
 	}
-	if p.on != t.n || !p.have || f.Seq <= p.at.Seq {
+	if p.on != t.n && p.joining != t.n || !p.have || f.Seq <= p.at.Seq {
 		return // the library drops it too
 	}
+	if p.on != t.n && p.leaving != t.n {
+		t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came before the reply to join", t.r.name, f.Seq, f.Room))
+	}
 	if f.Seq > p.at.Seq+1 {
-		if f.Seq > max(p.at.Seq, p.told)+1 {
+		if p.joining != t.n && f.Seq > max(p.at.Seq, p.told)+1 {
 			t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came live behind %d, and no gap was told", t.r.name, f.Seq, f.Room, max(p.at.Seq, p.told)))
 		}
 		p.told = max(p.told, f.Seq)
@@ -448,6 +453,6 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 		p.at, p.have = history.Position{Epoch: ok.Epoch, Seq: last.Seq}, true
 		return
 	}
-	p.at, p.have, p.on = history.Position{Epoch: ok.Epoch, Seq: ok.Head}, true, t.n
+	p.at, p.have, p.on, p.joining = history.Position{Epoch: ok.Epoch, Seq: ok.Head}, true, t.n, 0
 	p.told = 0
 }

@@ -221,10 +221,12 @@ func TestTapLeaveAndJoin(t *testing.T) {
 	w.join(1, "", "complete", 2)
 	w.ask(`{"id":2,"op":"leave","room":"r"}`)
 	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.entry(3) // on its way: the library takes it
+	w.entry(5) // and drops what leaves a hole
 	w.hear(`{"id":2,"ok":{}}`)
-	w.joined(3, "complete", 3, 3)
-	w.entry(4)
-	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 joined complete 3: 3", "1 entry 4")
+	w.joined(3, "complete", 5, 3, 4, 5)
+	w.entry(6)
+	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 entry 3", "1 joined complete 5: 4 5", "1 entry 6")
 }
 
 // TestTapComesBackElsewhere leaves, and joins from a position before the one it had.
@@ -245,6 +247,16 @@ func TestTapReset(t *testing.T) {
 	w.joined(2, "complete", 10, 10) // void: the client asks anew
 	w.join(3, "", "complete", 3, 2, 3)
 	w.saw("", "1 joining", "1 joined complete 9:", "1 joining since 9", "1 reset", "1 joining", "1 joined complete 3: 2 3")
+}
+
+// TestTapTooEarly gets a live entry on a new connection, before the reply to the join.
+func TestTapTooEarly(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.connect()
+	w.ask(`{"id":1,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.entry(3)
+	w.saw("entry 3 of r came before the reply to join", "1 joining", "1 joined complete 2:", "2 joining since 2", "2 entry 3")
 }
 
 // TestTapEnds closes behind the end of the run: that the client stops is not what became of its connection.
