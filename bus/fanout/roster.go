@@ -27,6 +27,7 @@ const (
 	listWhole    = 2000 // hash fields up to which List reads a room whole
 	listScan     = 500
 	rosterRounds = 4
+	scriptPeople = 500 // in one run of the script
 )
 
 // RedisRoster is a Roster in Redis: per room a hash, and one sorted set with the leases of the nodes.
@@ -148,8 +149,21 @@ type visit struct {
 	cmd   *redis.Cmd
 }
 
-// change runs the script for each room, pipelined, and again where a room has nodes that are not known.
+// change changes the rooms in portions: while a script runs Redis does nothing else.
 func (r *RedisRoster) change(ctx context.Context, node contracts.NodeID, verb string, who []contracts.Presence) ([]Change, error) {
+	changes := make([]Change, 0, len(who))
+	for portion := range slices.Chunk(who, scriptPeople) {
+		some, err := r.changeSome(ctx, node, verb, portion)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, some...)
+	}
+	return changes, nil
+}
+
+// changeSome runs the script for each room, pipelined, and again where a room has nodes that are not known.
+func (r *RedisRoster) changeSome(ctx context.Context, node contracts.NodeID, verb string, who []contracts.Presence) ([]Change, error) {
 	byRoom := make(map[contracts.RoomID]*visit)
 	var visits []*visit
 	for i, p := range who {
