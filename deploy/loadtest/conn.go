@@ -38,6 +38,8 @@ type conn struct {
 	token   string // a guest's, to come back as the same one
 	rooms   []membership
 	box     *outbox
+	moving  *move // a server has asked it to move
+	hops    uint8 // how often it moved
 	asked   int64 // when it began to dial; later, when it asked for history
 	since   int64 // connected since
 	lost    int64 // when an established connection was lost; 0 once all is resumed
@@ -98,6 +100,9 @@ func (c *conn) membership(room int32) *membership {
 
 // ready reports whether the connection listens to its own room.
 func (c *conn) ready() bool { return c.state == connected && len(c.rooms) > 0 && c.rooms[0].live }
+
+// speaks reports whether the connection may start something new.
+func (c *conn) speaks() bool { return c.ready() && c.moving == nil }
 
 // backoff is the protocol's wait before attempt n + 1: random(0, min(30 s, 0.5 s · 2ⁿ)).
 func backoff(rng *rand.Rand, n uint8) time.Duration {

@@ -132,7 +132,7 @@ func (e *epoll) write(c *conn, p []byte) error {
 		c.out = append(c.out, p...)
 		return nil
 	}
-	n, err := e.writeSome(c, p)
+	n, err := writeSome(int(c.fd), p)
 	if err != nil || n == len(p) {
 		return err
 	}
@@ -140,9 +140,9 @@ func (e *epoll) write(c *conn, p []byte) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, int(c.fd), e.event(c, wantOut)))
 }
 
-func (e *epoll) writeSome(c *conn, p []byte) (n int, err error) {
+func writeSome(fd int, p []byte) (n int, err error) {
 	for n < len(p) {
-		m, err := unix.SendmsgN(int(c.fd), p[n:], nil, nil, unix.MSG_NOSIGNAL)
+		m, err := unix.SendmsgN(fd, p[n:], nil, nil, unix.MSG_NOSIGNAL)
 		switch {
 		case err == nil:
 			n += m
@@ -167,6 +167,20 @@ func (e *epoll) drop(c *conn, hard bool) {
 	c.fd = -1
 	c.gen++
 	c.in, c.out = nil, nil
+}
+
+func (e *epoll) part(c *conn) (end func(last []byte)) {
+	fd, whole := int(c.fd), len(c.out) == 0
+	_ = unix.EpollCtl(e.fd, unix.EPOLL_CTL_DEL, fd, nil) // else its events are recognized as an earlier descriptor's
+	c.fd = -1
+	c.gen++
+	c.in, c.out = nil, nil
+	return func(last []byte) {
+		if whole {
+			_, _ = writeSome(fd, last) // it may have ended
+		}
+		unix.Close(fd)
+	}
 }
 
 func (e *epoll) wait(d time.Duration, h handler) error {
@@ -232,7 +246,7 @@ func (e *epoll) serve(c *conn, events uint32, h handler) {
 
 // flush sends what waited. It reports whether the connection still stands.
 func (e *epoll) flush(c *conn, h handler) bool {
-	n, err := e.writeSome(c, c.out)
+	n, err := writeSome(int(c.fd), c.out)
 	if err == nil && n == len(c.out) {
 		c.out = nil
 		err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, int(c.fd), e.event(c, wantIn)))

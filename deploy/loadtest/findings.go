@@ -51,7 +51,7 @@ func (d *driver) report() Report {
 func (d *driver) connections() Connections {
 	n := &d.total.counts
 	c := Connections{
-		Listening: d.listening, AtEnd: d.atEnd, GivenUp: d.total.dead, RampS: d.rampTime.Seconds(), Lost: n[nCut],
+		Listening: d.listening, AtEnd: d.atEnd, GivenUp: d.total.dead, RampS: d.rampTime.Seconds(), Lost: n[nCut], Moved: n[nMoved],
 		Resumes: n[nResumes], Resets: n[nResets], Skipped: n[nSkipped], Recovered: n[nRecovered], Gaps: n[nGaps], GapEntries: n[nAnnounced],
 	}
 	if c.RampS > 0 {

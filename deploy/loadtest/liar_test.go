@@ -39,6 +39,8 @@ type liar struct {
 	stall          time.Time // nothing is read before
 	did            map[misdeed]int
 	wg             sync.WaitGroup
+	// What those did wrong who were told to move: sent something new, left before they had joined anew.
+	spoke, early int
 }
 
 type misdeed int
@@ -67,7 +69,8 @@ type liarConn struct {
 	name string
 	// barrier is the key of a message that was refused for now: whatever is behind it is refused too.
 	barrier string
-	held    []byte // a frame that will be sent after the next
+	held    []byte    // a frame that will be sent after the next
+	told    time.Time // when it was asked to move
 }
 
 func newLiar() *liar {
@@ -187,8 +190,31 @@ func (s *liar) forget(c *liarConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	if !c.told.IsZero() && !s.joinedAs(c.name) {
+		s.early++
+	}
 	for _, r := range s.rooms {
 		r.remove(c)
+	}
+}
+
+// joinedAs reports whether a connection of that name is in a room and was not asked to move.
+func (s *liar) joinedAs(name string) bool {
+	for _, r := range s.rooms {
+		for _, m := range r.members {
+			if m.name == name && m.told.IsZero() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// drain asks every connection to move.
+func (s *liar) drain(within time.Duration) {
+	for c := range s.conns {
+		c.told = time.Now()
+		c.send(object{"event": "reconnect", "after_ms": within.Milliseconds()})
 	}
 }
 
@@ -266,6 +292,9 @@ func (s *liar) request(c *liarConn, data []byte) {
 
 func (s *liar) message(c *liarConn, r *liarRoom, q liarRequest) {
 	s.sends++
+	if !c.told.IsZero() && time.Since(c.told) > time.Millisecond {
+		s.spoke++
+	}
 	if s.refuse != nil {
 		code := s.refuse(s.sends)
 		if c.barrier != "" && c.barrier != q.Key {

@@ -79,6 +79,11 @@ func (l *loop) startRamp() {
 // global is the number of a connection in the whole run.
 func (l *loop) global(c *conn) int { return l.lane + int(c.index)*l.plan.lanes() }
 
+// targetOf is the server that a connection calls: each time that one asks it to move, the next.
+func (l *loop) targetOf(c *conn) int {
+	return (l.plan.target(l.global(c)) + int(c.hops)) % len(l.plan.Targets)
+}
+
 // run serves until a task sets quit.
 func (l *loop) run() error {
 	defer l.net.close()
@@ -152,11 +157,10 @@ func (l *loop) dialMore() {
 }
 
 func (l *loop) dial(c *conn) {
-	g := l.global(c)
-	b2, b3 := l.plan.source(g)
+	b2, b3 := l.plan.source(l.global(c))
 	c.state, c.asked, c.heard = dialling, l.now, l.now
 	l.dials++
-	if err := l.net.dial(c, l.plan.Targets[l.plan.target(g)], [2]byte{b2, b3}); err != nil {
+	if err := l.net.dial(c, l.plan.Targets[l.targetOf(c)], [2]byte{b2, b3}); err != nil {
 		l.closed(c, err)
 	}
 }
@@ -169,7 +173,7 @@ const (
 	timerDial  timerKind = iota // connect again
 	timerJoin                   // join the room of slot again
 	timerSend                   // send what was refused
-	timerDrain                  // leave an edge that drains
+	timerMove                   // go on with leaving a server that asked for it
 	timerGreet                  // ask connect again
 )
 
@@ -219,8 +223,8 @@ func (l *loop) fireTimers() {
 			}
 		case timerSend:
 			l.sendHeld(c)
-		case timerDrain:
-			l.replace(c, 0)
+		case timerMove:
+			l.moveOn(c)
 		case timerGreet:
 			l.greet(c)
 		}

@@ -11,6 +11,9 @@ type network interface {
 	write(c *conn, p []byte) error
 	// drop ends a connection without a further call of the handler; hard: as if the machine had vanished.
 	drop(c *conn, hard bool)
+	// part takes the connection's socket away without ending it: nothing more is read, and c can dial anew. end writes last where
+	// that can be done at once, and ends it.
+	part(c *conn) (end func(last []byte))
 	// wait calls the handler for what happens, for at most d.
 	wait(d time.Duration, h handler) error
 	// close releases everything. Connections must have been dropped.

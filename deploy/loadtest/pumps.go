@@ -156,6 +156,21 @@ func (p *pumps) drop(c *conn, hard bool) {
 	l.end(hard)
 }
 
+func (p *pumps) part(c *conn) (end func(last []byte)) {
+	l := p.links[c.index]
+	p.links[c.index] = nil
+	c.fd = -1
+	c.gen++
+	c.in, c.out = nil, nil
+	return func(last []byte) {
+		select {
+		case l.out <- last:
+		default:
+		}
+		l.end(false)
+	}
+}
+
 func (l *link) end(hard bool) {
 	l.once.Do(func() { close(l.stop) })
 	l.mu.Lock()

@@ -75,6 +75,7 @@ type Connections struct {
 	RampS      float64 `json:"ramp_s"`      // until all listened
 	PerSecond  float64 `json:"per_second"`  // during the ramp
 	Lost       int64   `json:"lost"`        // ended by the server, the network, a storm or churn
+	Moved      int64   `json:"moved"`       // left because their server asked for it, for a new one that resumed first
 	Resumes    int64   `json:"resumes"`     // rooms resumed from a position
 	Resets     int64   `json:"resets"`      // resumes after which the position meant nothing
 	Skipped    int64   `json:"skipped"`     // entries that the resets skipped, and that are not judged

@@ -95,8 +95,7 @@ func (l *loop) text(c *conn, payload []byte) {
 	case reset:
 		l.forget(c, e)
 	case reconnect:
-		l.tally.fail("the server asked to reconnect")
-		l.after(time.Duration(l.rng.Int64N(int64(e.after)+1))*time.Millisecond, c, timerDrain, 0)
+		l.askedToMove(c, e)
 	case failure:
 		l.tally.fail("error event: " + string(e.code))
 	case roomNews:
@@ -261,6 +260,7 @@ func (l *loop) joined(c *conn, slot int, e *event) {
 	}
 	if slot == 0 {
 		c.lost = 0
+		l.arrived(c)
 		l.sendQueued(c)
 		l.refill(c)
 	}

@@ -96,7 +96,7 @@ func (l *loop) pulse(at int64, rate float64, do func(intended int64)) {
 // anybody picks a connection that listens; nil where chance finds none.
 func (l *loop) anybody() *conn {
 	for range 8 {
-		if c := &l.conns[l.rng.IntN(len(l.conns))]; c.ready() {
+		if c := &l.conns[l.rng.IntN(len(l.conns))]; c.speaks() {
 			return c
 		}
 	}

@@ -18,8 +18,7 @@ import (
 // opened asks for the upgrade.
 func (l *loop) opened(c *conn) {
 	c.state = upgrading
-	g := l.global(c)
-	b := appendUpgrade(l.buf[:0], l.plan.Targets[l.plan.target(g)], l.nonce(c))
+	b := appendUpgrade(l.buf[:0], l.plan.Targets[l.targetOf(c)], l.nonce(c))
 	if err := l.net.write(c, b); err != nil {
 		l.broken(c, err)
 	}
@@ -201,7 +200,7 @@ func (l *loop) afterwards(c *conn) {
 	if c.state == dialling || c.state == upgrading || c.state == greeting {
 		l.dials--
 	}
-	if c.state == connected {
+	if l.partOld(c) || c.state == connected {
 		l.tally.counts[nCut]++
 		if c.lost == 0 {
 			c.lost = l.now
@@ -210,6 +209,11 @@ func (l *loop) afterwards(c *conn) {
 			c.tries = 0
 		}
 	}
+	l.absent(c)
+}
+
+// absent takes a connection out of everything that it was in.
+func (l *loop) absent(c *conn) {
 	c.state, c.reading, c.probing = idle, false, false
 	for i := range c.rooms {
 		c.rooms[i].state, c.rooms[i].live, c.rooms[i].again = absent, false, false
@@ -258,6 +262,7 @@ func (l *loop) bye() {
 		if c.state == connected {
 			l.writeFrame(c, ws.OpClose, []byte{0x03, 0xe8})
 		}
+		l.partOld(c)
 		if c.fd >= 0 {
 			l.net.drop(c, false)
 		}

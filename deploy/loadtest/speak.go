@@ -9,7 +9,7 @@ import (
 // speak makes a message whose time was intended and sends it if nothing holds it back. It reports whether the sender
 // could take it.
 func (l *loop) speak(c *conn, intended int64) bool {
-	if !c.ready() {
+	if !c.speaks() {
 		return false
 	}
 	if c.box == nil {
@@ -139,7 +139,7 @@ func (l *loop) refill(c *conn) {
 	if !l.schedule.closed || !l.plan.sends(l.global(c)) {
 		return
 	}
-	for c.ready() && (c.box == nil || len(c.box.letters) < l.plan.Window && !c.box.holding) {
+	for c.speaks() && (c.box == nil || len(c.box.letters) < l.plan.Window && !c.box.holding) {
 		if !l.speak(c, l.clock.now()) {
 			return
 		}
@@ -154,7 +154,7 @@ func (l *loop) turn(intended int64) {
 		if l.plan.Scenario == Chat || l.plan.Scenario == Soak {
 			s.at = l.rng.IntN(len(s.senders))
 		}
-		if c := &l.conns[s.senders[s.at]]; c.ready() {
+		if c := &l.conns[s.senders[s.at]]; c.speaks() {
 			if !l.speak(c, intended) {
 				l.tally.counts[nUnsent]++
 			}

@@ -32,6 +32,9 @@ func (r Report) WriteText(out io.Writer) {
 		row("returns", "%s connections ended, %s rooms resumed (%s), %s entries recovered, %s resets skipped %s entries",
 			grouped(c.Lost), grouped(c.Resumes), ms(r.Timings["resume"]), grouped(c.Recovered), grouped(c.Resets), grouped(c.Skipped))
 	}
+	if c.Moved > 0 {
+		row("moved", "%s connections, as their server asked", grouped(c.Moved))
+	}
 	if c.Gaps > 0 {
 		row("gaps", "%s announced by the server, %s entries in them", grouped(c.Gaps), grouped(c.GapEntries))
 	}

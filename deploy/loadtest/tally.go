@@ -13,6 +13,7 @@ type count int
 const (
 	nOpened    count = iota // connections logged in, each time
 	nCut                    // connections ended by the server, the network or a storm
+	nMoved                  // connections that moved because their server asked for it
 	nSent                   // messages written for the first time
 	nRetried                // messages written again
 	nAcked                  // messages accepted
