@@ -56,6 +56,7 @@ func (b *slowBench) stick(c *edge.BenchConn) {
 			return
 		}
 		c.Reply(id, []byte(`"`+strings.Repeat("r", 900)+`"`))
+		b.Round()
 	}
 }
 

@@ -61,6 +61,7 @@ type conn struct {
 	began     uint32 // tick at which the incomplete message began; 0: none is
 	wheelPrev int32  // places; 0: none
 	wheelNext int32
+	owed      int32 // 1 + place in loop.owed; 0: nothing is owed
 
 	user    contracts.Person // its ID is empty until connect is answered; not changed then
 	expires int64            // of the token, Unix milliseconds
@@ -346,9 +347,9 @@ func (l *loop) frameStart() []byte {
 	return l.out[:headroom]
 }
 
-// send frames and writes a payload that began with frameStart.
+// send frames a payload that began with frameStart and writes it at the end of the round.
 func (c *conn) send(out []byte) {
-	c.write(c.loop.frameEnd(out), false)
+	c.owe(c.loop.frameEnd(out))
 }
 
 // frameEnd frames a payload that began with frameStart. The frame is valid until the next frameStart.
@@ -434,8 +435,8 @@ func (c *conn) startClosing() {
 
 // close ends the connection, once, without a word.
 func (c *conn) close() {
-	if c.state == stateGone {
-		return
+	if c.pay(); c.state == stateGone {
+		return // it was already, or paying met its end
 	}
 	if c.state == stateOpen || c.state == stateConnecting || c.state == stateReady {
 		c.countClosed(0)
@@ -461,6 +462,9 @@ func (c *conn) forget() {
 	c.releaseAll()
 	c.giveBack()
 	c.leaveAll()
+	if c.owed != 0 {
+		l.giveScrap(c.unowe())
+	}
 	c.state = stateGone
 	c.unschedule()
 	l.unseat(c)

@@ -35,7 +35,8 @@ type deaf struct{ fanout.Subscriber }
 // sink is a socket that takes everything.
 type sink struct{ net.Conn }
 
-func (sink) Close() error { return nil }
+func (sink) Close() error                { return nil }
+func (sink) SetDeadline(time.Time) error { return nil }
 
 // Member adds a connection that listens to a room from its next entry on.
 func (b *Bench) Member(room contracts.RoomID) *BenchConn {
@@ -178,3 +179,17 @@ func (b *BenchConn) Ready() bool { return b.c.state == stateReady }
 
 // Paused tells that its input waits.
 func (b *BenchConn) Paused() bool { return b.c.paused }
+
+// PortBytes is what a socket of a Bench takes.
+const PortBytes = portBytes
+
+// Fill makes the connection's socket take no more than left.
+func (b *BenchConn) Fill(left int) {
+	b.c.port.out = append(b.c.port.out, make([]byte, portBytes-left)...)
+}
+
+// Put puts bytes where Take finds them.
+func (b *BenchConn) Put(p []byte) { b.c.port.out = append(b.c.port.out, p...) }
+
+// End is the peer's end of input.
+func (b *BenchConn) End() { b.c.close() }

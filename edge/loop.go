@@ -76,6 +76,10 @@ type loop struct {
 	locals   map[contracts.RoomID]*local
 	dirty    []*local // rooms with something to write, the longest waiting first
 	wrote    int      // system calls of deliveries in this round
+	puts     int      // all of this round's
+	round    uint32   // counts them
+	owed     []owing  // replies that are not written yet
+	scrap    [][]byte // memory for more of them
 	again    []*conn  // readable, not read to the end
 	stuck    []*conn  // output waits; see output.place
 	buf      []byte
@@ -159,8 +163,8 @@ func (l *loop) run() {
 	for {
 		l.poll.wait(l.patience())
 		l.drainAgain()
-		l.work()
 		l.turn()
+		l.work()
 		if l.ending && l.held == 0 && l.end() {
 			return
 		}
@@ -191,7 +195,7 @@ func (l *loop) patience() time.Duration {
 	return max(time.Until(next), time.Millisecond)
 }
 
-// work runs through the inbox once and writes out what waits for the rooms, or a part of it.
+// work runs through the inbox once and writes out what waits for the rooms, or a part of it, and what connections are owed.
 func (l *loop) work() {
 	l.mu.Lock()
 	items := l.inbox
@@ -244,6 +248,7 @@ func (l *loop) deliver() {
 		l.dirty[n].flush()
 	}
 	l.dirty = slices.Delete(l.dirty, 0, n)
+	l.payAll()
 }
 
 // drainAgain reads on where a read filled the whole buffer.

@@ -17,6 +17,7 @@ type metrics struct {
 	bytesIn     prometheus.Counter
 	deliveries  prometheus.Counter
 	writes      prometheus.Counter
+	puts        prometheus.Counter
 	entries     prometheus.Counter
 	late        prometheus.Counter
 	repairs     prometheus.Counter
@@ -70,6 +71,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytesIn:     counter("received_bytes_total", "Bytes received from clients."),
 		deliveries:  counter("deliveries_total", "Entries and events handed to members."),
 		writes:      counter("delivery_writes_total", "System calls that carried deliveries."),
+		puts:        counter("writes_total", "System calls that wrote to clients, whatever they carried."),
 		entries:     counter("entries_total", "Entries passed on, once per room on this node."),
 		late:        counter("entries_repeated_total", "Entries heard that had been passed on before."),
 		repairs:     counter("repairs_total", "Questions for entries that were not heard."),

@@ -93,18 +93,14 @@ func (c *conn) try(b []byte) (n int, done bool) {
 		return 0, true
 	case c.stuck:
 		return 0, false
+	case c.owed != 0:
+		return c.tryBehind(b)
 	}
 	n, err := c.put(b)
 	if n == len(b) {
 		return n, true
 	}
-	if err != nil && !errors.Is(err, errAgain) {
-		c.close()
-		return n, true
-	}
-	c.stick()
-	c.sooner(c.loop.in(c.loop.srv.cfg.Stall))
-	return n, false
+	return n, c.refused(err)
 }
 
 // stick notes that output waits.

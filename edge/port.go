@@ -191,6 +191,7 @@ func (p *port) end(detach bool) {
 // The socket of a connection, whichever kind it is.
 
 func (c *conn) put(b []byte) (int, error) {
+	c.loop.puts++
 	if c.port != nil {
 		return c.port.put(b)
 	}

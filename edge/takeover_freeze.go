@@ -87,6 +87,9 @@ func (c *conn) freeze() bool {
 			return false
 		}
 	}
+	if c.pay(); c.over() {
+		return false
+	}
 	c.moving, c.paused = frozen, true
 	c.mute()
 	c.unschedule()
