@@ -34,15 +34,6 @@ func (w *Worker) presence(ctx context.Context, r *request) (contracts.Answer, er
 	return ok(contracts.PresenceOK{Count: count, Users: people})
 }
 
-// presenceEvent is the event that tells who came and went.
-type presenceEvent struct {
-	Event  string             `json:"event"`
-	Room   contracts.RoomID   `json:"room"`
-	Joined []contracts.Person `json:"joined"`
-	Left   []contracts.Person `json:"left"`
-	Count  int                `json:"count"`
-}
-
 // enter puts the joiner on the room's roster and returns how many people are on it. The event follows behind the
 // answer. Without a roster there is the joiner, at least: presence is not promised, and a join does not depend on it.
 func (w *Worker) enter(ctx context.Context, r *request) (online int) {
@@ -68,7 +59,7 @@ func (w *Worker) depart(ctx context.Context, node contracts.NodeID, who []contra
 	w.tellPresence(ctx, who, changes, false)
 }
 
-// tellPresence publishes what changed: at once in small rooms, in turn in large ones.
+// tellPresence publishes what changed: who it was in small rooms, how many there are in large ones.
 func (w *Worker) tellPresence(ctx context.Context, who []contracts.Presence, changes []fanout.Change, joined bool) {
 	events := make(map[contracts.RoomID]*presenceEvent)
 	var order []*presenceEvent
@@ -78,7 +69,8 @@ func (w *Worker) tellPresence(ctx context.Context, who []contracts.Presence, cha
 		}
 		e := events[p.Room]
 		if e == nil {
-			e = &presenceEvent{Event: "presence", Room: p.Room, Joined: []contracts.Person{}, Left: []contracts.Person{}}
+			fresh := newPresenceEvent(p.Room)
+			e = &fresh
 			events[p.Room] = e
 			order = append(order, e)
 		}
@@ -89,15 +81,15 @@ func (w *Worker) tellPresence(ctx context.Context, who []contracts.Presence, cha
 		}
 		e.Count = changes[i].Count
 	}
-	var small []event
+	var small []*presenceEvent
 	for _, e := range order {
-		if e.Count > crowd || len(e.Joined)+len(e.Left) > crowd {
+		if e.large() {
 			w.crowds.tell(ctx, e.Room)
 		} else {
-			small = append(small, event{room: e.Room, body: e})
+			small = append(small, e)
 		}
 	}
-	w.publish(ctx, small...)
+	w.news.tell(ctx, small)
 }
 
 // event is an ephemeral event on its way to a room.
@@ -174,9 +166,9 @@ func (c *crowds) now(ctx context.Context, room contracts.RoomID) (done bool) {
 	}
 	count, _, err := c.w.deps.Roster.List(ctx, room, 0)
 	if err == nil {
-		c.w.publish(ctx, event{room: room, body: &presenceEvent{
-			Event: "presence", Room: room, Joined: []contracts.Person{}, Left: []contracts.Person{}, Count: count,
-		}})
+		e := newPresenceEvent(room)
+		e.Count = count
+		c.w.publish(ctx, event{room: room, body: &e})
 	}
 	return true
 }

@@ -42,6 +42,7 @@ func TestPresenceOfSmallRooms(t *testing.T) {
 			if diff := cmp.Diff(want, f.told()); diff != "" {
 				t.Error(diff)
 			}
+			time.Sleep(time.Second) // the room's pause
 		}
 		if j := joinAs(f, "a"); j.Online != 1 {
 			t.Errorf("online %d", j.Online)
@@ -168,6 +169,58 @@ func TestPing(t *testing.T) {
 		var ok struct{ Time int64 }
 		if err := json.Unmarshal(f.do(cmd(contracts.OpPing, `{}`)).OK, &ok); err != nil || ok.Time != time.Now().UnixMilli() {
 			t.Errorf("time %d, %v", ok.Time, err)
+		}
+	})
+}
+
+// TestPresenceOfManyAtOnce: the first is told at once, the others together, and who came and went not at all.
+func TestPresenceOfManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		wantTold := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff(want, f.told()); diff != "" {
+				t.Error(diff)
+			}
+		}
+		leave := func(user contracts.UserID) {
+			c := cmd(contracts.OpLeave, `{}`)
+			c.User = &contracts.Person{ID: user, Name: "n" + string(user)}
+			decode[struct{}](t, f.do(c))
+			synctest.Wait() // the room is told behind the answer
+		}
+		joinAs(f, "a")
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"a","name":"na"}],"left":[],"count":1}`)
+		for _, id := range []contracts.UserID{"b", "c", "d"} {
+			joinAs(f, id)
+			synctest.Wait()
+		}
+		leave("a")
+		leave("c")
+		wantTold()
+		time.Sleep(time.Second)
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"b","name":"nb"},{"id":"d","name":"nd"}],"left":[{"id":"a","name":"na"}],"count":2}`)
+
+		joinAs(f, "e") // the pause after that one is over
+		wantTold(`{"event":"presence","room":"lobby","joined":[{"id":"e","name":"ne"}],"left":[],"count":3}`)
+		leave("e")
+		joinAs(f, "e")
+		time.Sleep(time.Second)
+		wantTold()
+		for i := range 150 {
+			joinAs(f, contracts.UserID(fmt.Sprint("crowd-", i)))
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		for _, body := range f.told() {
+			var e struct {
+				Joined []contracts.Person
+				Count  int
+			}
+			if err := json.Unmarshal([]byte(body), &e); err != nil || len(e.Joined) > 100 || len(e.Joined) > 0 && e.Count > 100 {
+				t.Errorf("told %.200s, %v", body, err)
+			}
 		}
 	})
 }

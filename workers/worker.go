@@ -164,6 +164,7 @@ type Worker struct {
 	flights   *flights
 	members   *members
 	crowds    *crowds
+	news      *news
 	sends     *sendRates[contracts.UserID]
 	roomSends *sendRates[contracts.RoomID]
 
@@ -203,6 +204,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.flights = newFlights()
 	w.members = newMembers(w.background, deps.Store, &w.running, w.log, w.metrics, cfg.MaxMemberWrites)
 	w.crowds = newCrowds(w)
+	w.news = newNews(w)
 	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
 	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)
 	return w, nil
@@ -223,6 +225,7 @@ func (w *Worker) Ready() error {
 // background. Memberships that are not written by then are lost: the next join makes up for it.
 func (w *Worker) Close(ctx context.Context) error {
 	w.closing.Store(true)
+	w.news.close()
 	w.crowds.close()
 	w.members.close()
 	err := w.running.wait(ctx)

@@ -1,0 +1,133 @@
+package workers
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parley-chat/parley/contracts"
+)
+
+const (
+	newsPause  = 250 * time.Millisecond // between two presence events of a small room, of one worker, at least
+	personNews = 25 * time.Millisecond  // and for each person there, as each is one who is told
+	maxNews    = 10_000                 // rooms in their pause; further ones have none
+)
+
+// pauseOf is the pause behind an event in a room of so many people.
+func pauseOf(people int) time.Duration { return max(newsPause, time.Duration(people)*personNews) }
+
+// news tells small rooms who came and went: the first change at once, those in the pause behind it together. When a
+// hundred people come into a room at the same time, a hundred others would otherwise hear of each one by one.
+type news struct {
+	w *Worker
+
+	mu     sync.Mutex
+	closed bool                           // guarded by mu
+	rooms  map[contracts.RoomID]*bulletin // guarded by mu; rooms in their pause
+}
+
+// bulletin is what happened in a room since its last event.
+type bulletin struct {
+	event presenceEvent
+	timer *time.Timer
+}
+
+func newNews(w *Worker) *news { return &news{w: w, rooms: make(map[contracts.RoomID]*bulletin)} }
+
+// tell takes what changed in some rooms, one event for each.
+func (n *news) tell(ctx context.Context, changed []*presenceEvent) {
+	var now []event
+	n.mu.Lock()
+	for _, e := range changed {
+		b := n.rooms[e.Room]
+		switch {
+		case b != nil:
+			b.event.add(e)
+			continue
+		case !n.closed && len(n.rooms) < maxNews:
+			b = &bulletin{event: newPresenceEvent(e.Room)}
+			b.timer = time.AfterFunc(pauseOf(e.Count), func() { n.pauseEnds(e.Room) })
+			n.rooms[e.Room] = b
+		}
+		now = append(now, event{room: e.Room, body: e})
+	}
+	n.mu.Unlock()
+	n.w.publish(ctx, now...)
+}
+
+// pauseEnds tells what came in the pause, and begins another one; if nothing came the room may speak at once again.
+func (n *news) pauseEnds(room contracts.RoomID) {
+	n.mu.Lock()
+	b := n.rooms[room]
+	if n.closed || b == nil {
+		n.mu.Unlock()
+		return
+	}
+	e := b.event
+	if len(e.Joined) == 0 && len(e.Left) == 0 {
+		delete(n.rooms, room)
+		n.mu.Unlock()
+		return
+	}
+	b.event = newPresenceEvent(room)
+	b.timer.Reset(pauseOf(e.Count))
+	n.w.running.begin()
+	n.mu.Unlock()
+	defer n.w.running.end()
+	ctx, cancel := context.WithTimeout(n.w.background, eventTimeout)
+	defer cancel()
+	if e.large() {
+		n.w.crowds.tell(ctx, room)
+		return
+	}
+	n.w.publish(ctx, event{room: room, body: &e})
+}
+
+// close drops what is to come.
+func (n *news) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	for _, b := range n.rooms {
+		b.timer.Stop()
+	}
+	clear(n.rooms)
+}
+
+// presenceEvent is the event that tells who came and went.
+type presenceEvent struct {
+	Event  string             `json:"event"`
+	Room   contracts.RoomID   `json:"room"`
+	Joined []contracts.Person `json:"joined"`
+	Left   []contracts.Person `json:"left"`
+	Count  int                `json:"count"`
+}
+
+func newPresenceEvent(room contracts.RoomID) presenceEvent {
+	return presenceEvent{Event: "presence", Room: room, Joined: []contracts.Person{}, Left: []contracts.Person{}}
+}
+
+// large reports whether the event is one of too many people to name them.
+func (e *presenceEvent) large() bool { return e.Count > crowd || len(e.Joined)+len(e.Left) > crowd }
+
+// add takes what happened after e. Who came and went in between, or the other way round, is not told of.
+func (e *presenceEvent) add(later *presenceEvent) {
+	e.Joined, e.Left = meet(e.Joined, e.Left, later.Joined)
+	e.Left, e.Joined = meet(e.Left, e.Joined, later.Left)
+	e.Count = later.Count
+}
+
+// meet moves people into one list, or out of the opposite one where they are there.
+func meet(into, opposite, who []contracts.Person) (newInto, newOpposite []contracts.Person) {
+	for _, p := range who {
+		same := func(q contracts.Person) bool { return q.ID == p.ID }
+		if slices.ContainsFunc(opposite, same) {
+			opposite = slices.DeleteFunc(opposite, same)
+		} else if !slices.ContainsFunc(into, same) {
+			into = append(into, p)
+		}
+	}
+	return into, opposite
+}
