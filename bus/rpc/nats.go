@@ -19,7 +19,7 @@ import (
 
 const (
 	connectTimeout = 2 * time.Second
-	pingEvery      = 2 * time.Second // with two unanswered, a stalled broker counts as lost after 6 s
+	pingEvery      = 1500 * time.Millisecond // with two unanswered, a stalled broker counts as lost after 3 to 4.5 s, before requests give up
 	reconnectMin   = 50 * time.Millisecond
 	reconnectMax   = 2 * time.Second
 	inboxPending   = 16384 // replies that wait for their callback; beyond, a reply is lost and its asker times out

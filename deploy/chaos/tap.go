@@ -432,9 +432,15 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 		return
 	}
 	e := history.Event{Kind: history.Joined, Room: call.room, Since: call.since, State: ok.State, Epoch: ok.Epoch, Head: ok.Head, First: ok.First}
+	// What came live while the reply was on its way is written down already: the client resumes behind it.
+	went := call.since != nil && ok.State != contracts.JoinReset && p.have && p.at.Seq > call.since.Seq
+	if went {
+		at := p.at
+		e.Since = &at
+	}
 	for i := range ok.Entries {
-		if call.since != nil && ok.State != contracts.JoinReset && p.have && ok.Entries[i].Seq <= p.at.Seq {
-			continue // it came live while the reply was on its way
+		if went && ok.Entries[i].Seq <= p.at.Seq {
+			continue
 		}
 		e.Entries = append(e.Entries, ok.Entries[i].entry())
 	}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/deploy/chaos/check"
 	"github.com/parley-chat/parley/deploy/chaos/history"
 )
 
@@ -128,7 +129,9 @@ func (w *tapped) saw(odd string, want ...string) {
 		w.Fatal(err)
 	}
 	var got []string
+	checker := check.New(check.Config{AckShare: 0.01})
 	err := history.Read("x", bytes.NewReader(w.file.Bytes()), func(e history.Event) {
+		checker.Add(e)
 		s := fmt.Sprintf("%d %s", e.Conn, e.Kind)
 		if e.Since != nil && e.Kind == history.Joining {
 			s += fmt.Sprintf(" since %d", e.Since.Seq)
@@ -156,6 +159,12 @@ func (w *tapped) saw(odd string, want ...string) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		w.Errorf("written down (-want +got):\n%s", diff)
+	}
+	// What a client may well see must not read as a broken promise.
+	for kind, n := range checker.Finish().Counts {
+		if odd == "" && kind != check.Ghost { // the entries' senders are not part of these histories
+			w.Errorf("the checker finds %s × %d", kind, n)
+		}
 	}
 	if found := strings.Join(w.tally.violations(), "; "); odd == "" && found != "" || !strings.Contains(found, odd) {
 		w.Errorf("found odd: %q, want %q", found, odd)

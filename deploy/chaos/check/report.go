@@ -63,7 +63,8 @@ type Figures struct {
 	Resets   int `json:"resets"`
 	Gaps     int `json:"gaps"`
 
-	Faults map[string]int `json:"faults,omitempty"` // by kind
+	Faults map[string]int     `json:"faults,omitempty"`  // by kind
+	ShownS map[string]float64 `json:"shown_s,omitempty"` // the longest that one of the kind took to show, in seconds; silent ones are left out
 
 	QuietAttempts   int     `json:"quiet_attempts"` // outside fault windows
 	QuietAcked      int     `json:"quiet_acked"`
@@ -94,11 +95,14 @@ func (f *Figures) attempt(a *attempt) {
 	}
 }
 
-func (f *Figures) fault(kind string) {
+func (f *Figures) fault(kind string, took time.Duration, shown bool) {
 	if f.Faults == nil {
-		f.Faults = make(map[string]int)
+		f.Faults, f.ShownS = make(map[string]int), make(map[string]float64)
 	}
 	f.Faults[kind]++
+	if shown {
+		f.ShownS[kind] = max(f.ShownS[kind], took.Seconds())
+	}
 }
 
 func (r *Report) got(in input) {
@@ -135,7 +139,11 @@ func (r *Report) WriteText(out io.Writer) error {
 	fmt.Fprintf(&b, "received  %d entries, %d live; %d joins, %d resumes, %d resets, %d gaps; %d members at the end\n", f.Received, f.Live, f.Joins, f.Resumes, f.Resets, f.Gaps, f.Members)
 	fmt.Fprintf(&b, "at rest   %d of %d attempts acked; %d deliveries, p50 %.1f ms, p99 %.1f ms\n", f.QuietAcked, f.QuietAttempts, f.QuietDeliveries, f.FanoutP50MS, f.FanoutP99MS)
 	for _, kind := range slices.Sorted(maps.Keys(f.Faults)) {
-		fmt.Fprintf(&b, "fault     %s × %d\n", kind, f.Faults[kind])
+		fmt.Fprintf(&b, "fault     %s × %d", kind, f.Faults[kind])
+		if took, ok := f.ShownS[kind]; ok {
+			fmt.Fprintf(&b, ", showed within %.1f s", took)
+		}
+		b.WriteByte('\n')
 	}
 	for _, in := range r.Absent {
 		fmt.Fprintf(&b, "unchecked the history has no %s\n", in)

@@ -129,34 +129,42 @@ func (c *Checker) visible() {
 		slices.SortStableFunc(events, func(a, b history.Event) int { return cmp.Compare(a.At, b.At) })
 	}
 	for _, f := range c.faults {
-		c.report.Figures.fault(f.begun.What)
-		if !f.begun.Silent && !c.signalled(f) {
-			c.violate(Violation{Kind: Unseen, What: fmt.Sprintf("fault %q (%s) showed in no /readyz and in none of %v within %v", f.begun.Fault, f.begun.What, f.begun.Signals, c.cfg.SignalWithin), Evidence: []string{f.begun.Source}})
+		within := cmp.Or(time.Duration(f.begun.Within), c.cfg.SignalWithin)
+		took, ok := c.signalled(f, within)
+		c.report.Figures.fault(f.begun.What, took, ok && !f.begun.Silent)
+		if !f.begun.Silent && !ok {
+			c.violate(Violation{Kind: Unseen, What: fmt.Sprintf("fault %q (%s) showed in no /readyz and in none of %v within %v", f.begun.Fault, f.begun.What, f.begun.Signals, within), Evidence: []string{f.begun.Source}})
 		}
 	}
 }
 
-func (c *Checker) signalled(f *fault) bool {
-	until := f.begun.At + int64(c.cfg.SignalWithin)
+// signalled returns how long after its beginning a fault was seen by a probe. The promise is that of the servers, and who
+// probes comes later by up to one probe: each process's first one behind the bound counts.
+func (c *Checker) signalled(f *fault, within time.Duration) (took time.Duration, ok bool) {
+	until := f.begun.At + int64(within)
 	for _, events := range c.probes {
 		var before *history.Event
 		for i := range events {
 			e := &events[i]
-			switch {
-			case e.At < f.begun.At:
+			if e.At < f.begun.At {
 				before = e
-			case e.At > until:
-			case !e.Up || !e.Ready:
-				return true
-			case slices.ContainsFunc(f.begun.Signals, func(name string) bool {
-				now, ok := e.Metrics[name]
-				return ok && (before == nil || now != before.Metrics[name])
-			}):
-				return true
+				continue
+			}
+			if !e.Up || !e.Ready || slices.ContainsFunc(f.begun.Signals, func(name string) bool {
+				now, known := e.Metrics[name]
+				return known && (before == nil || now != before.Metrics[name])
+			}) {
+				if d := time.Duration(e.At - f.begun.At); !ok || d < took {
+					took, ok = d, true
+				}
+				break
+			}
+			if e.At >= until {
+				break
 			}
 		}
 	}
-	return false
+	return took, ok
 }
 
 // resources compares each process at the end with itself at the beginning.

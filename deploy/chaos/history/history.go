@@ -60,7 +60,7 @@ const (
 
 // What the conductor of a run records.
 const (
-	Fault Kind = "fault" // At its start: Fault (a name for it), What (its kind), Process, Signals, Silent
+	Fault Kind = "fault" // At its start: Fault (a name for it), What (its kind), Process, Signals, Within, Silent
 	Heal  Kind = "heal"  // At its end: Fault
 	Probe Kind = "probe" // Process, Phase, Up, Ready, Metrics, Goroutines, Descriptors, Memory
 )
@@ -150,6 +150,8 @@ type Event struct {
 	// Signals are names of metrics of which at least one must change, at any process, soon after the fault. A process that
 	// is not ready (or not up) is a signal of every fault.
 	Signals []string `json:"signals,omitempty"`
+	// Within is how soon it must show, in nanoseconds; 0 leaves that to the checker.
+	Within int64 `json:"within,omitempty"`
 	// Silent marks a fault that no server can notice, such as a client that reads slowly.
 	Silent bool `json:"silent,omitempty"`
 
