@@ -63,7 +63,7 @@ func always(names ...string) func(string) []string { return func(string) []strin
 var (
 	edgeSignals     = []string{"parley_edge_errors_total", "parley_edge_repairs_total"}
 	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
-	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_conflicts_total", "parley_persist_partitions"}
+	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions"}
 	anySignals      = append(append(append([]string{}, edgeSignals...), dispatchSignals...), persistSignals...)
 )
 

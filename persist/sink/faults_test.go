@@ -347,3 +347,23 @@ func TestLookupWaitsAlone(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestSlowCallsShow: a call that goes on is counted long before it is given up.
+func TestSlowCallsShow(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := w.start(0)
+		release := make(chan struct{})
+		p.store.fail(func(contracts.Checkpoint) error { <-release; return nil }, nil)
+		w.log.append(0, messages(roomsOf(0, 1), 1, 3)...)
+		pass(2900 * time.Millisecond)
+		if n := p.metric(t, "parley_persist_slow_calls_total"); n != 0 {
+			t.Errorf("%v calls slow before 3 s", n)
+		}
+		pass(300 * time.Millisecond)
+		if n := p.metric(t, "parley_persist_slow_calls_total"); n != 1 {
+			t.Errorf("%v calls slow after 3 s, want 1", n)
+		}
+		close(release)
+		w.caughtUp(p)
+	})
+}

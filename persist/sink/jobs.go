@@ -171,11 +171,16 @@ func (p *partition) reread(d rereadDone) error {
 	return nil
 }
 
+// slowCall is after how long a call that goes on is counted: a database that is silent shows long before CallTimeout.
+const slowCall = 3 * time.Second
+
 // persistently calls do until it succeeds or says that trying again is no use, with growing pauses.
 func (s *Sink) persistently(ctx context.Context, what string, do func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		callCtx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+		late := time.AfterFunc(slowCall, s.metrics.slow.Inc)
 		err := do(callCtx)
+		late.Stop()
 		cancel()
 		var a *alarmError
 		switch {

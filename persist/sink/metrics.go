@@ -9,10 +9,10 @@ import (
 )
 
 type metrics struct {
-	entries, duplicates, dead, conflicts, dropped, trimmed, untold, raised prometheus.Counter
-	retries                                                                *prometheus.CounterVec
-	bulk, seconds                                                          prometheus.Histogram
-	all                                                                    []prometheus.Collector
+	entries, duplicates, dead, conflicts, dropped, trimmed, untold, raised, slow prometheus.Counter
+	retries                                                                      *prometheus.CounterVec
+	bulk, seconds                                                                prometheus.Histogram
+	all                                                                          []prometheus.Collector
 }
 
 func newMetrics(s *Sink) *metrics {
@@ -42,6 +42,7 @@ func newMetrics(s *Sink) *metrics {
 		trimmed:    counter("trimmed_records_total", "Records deleted from the log because nobody needs them."),
 		untold:     counter("untold_total", "Connections that could not be told that their message is stored; their edges ask."),
 		raised:     counter("epochs_raised_total", "Epochs begun because the log lost records or was replaced."),
+		slow:       counter("slow_calls_total", "Calls of store or log that took longer than 3 s; each counts as soon as it does, while it goes on."),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "parley", Subsystem: "persist", Name: "retries_total", Help: "Calls of store or log that failed and were made again.",
 		}, []string{"call"}),
@@ -55,7 +56,7 @@ func newMetrics(s *Sink) *metrics {
 		}),
 	}
 	m.all = []prometheus.Collector{
-		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.raised, m.retries, m.bulk, m.seconds,
+		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.raised, m.slow, m.retries, m.bulk, m.seconds,
 		gauge("lag_records", "Records of owned partitions that are not stored.", func(st Status) float64 { return float64(st.Lag()) }),
 		labelled(nil, "lag_seconds", "Age of the oldest record of owned partitions that is read and not stored.", most, func(st Status) float64 { return st.LagTime().Seconds() }),
 		gauge("partitions", "Owned partitions.", func(Status) float64 { return 1 }),

@@ -290,7 +290,15 @@ func TestNoWriteWithoutTheGroup(t *testing.T) {
 		p := w.start(0)
 		w.caughtUp(p)
 		p.mute.Store(time.Now().UnixNano())
-		pass(6 * time.Second)
+		pass(2 * time.Second)
+		if err := p.Ready(); err != nil {
+			t.Errorf("ready with a group silent for 2 s: %v", err)
+		}
+		pass(2 * time.Second)
+		if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "silent") {
+			t.Errorf("ready with a group silent for 4 s: %v", err)
+		}
+		pass(2 * time.Second)
 		w.log.append(0, messages(rooms, 1000, 20)...)
 		pass(time.Minute)
 		if c, _, _ := w.store.Checkpoint(t.Context(), 0); c.Offset != 20 {

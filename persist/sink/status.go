@@ -51,8 +51,20 @@ func (s *Sink) Status() []Status {
 // a partition that could not be taken over as one that will be tried again.
 const graceful = 30 * time.Second
 
+// quietGroup is after how long without a word of the consumer group a persister says so: before the group gives its
+// partitions away, which takes the session timeout.
+const quietGroup = 3 * time.Second
+
+// quiet is how long the group has not confirmed this member; 0 before it first did. The caller holds mu.
+func (s *Sink) quiet() time.Duration {
+	if s.consumer == nil || s.consumer.Alive().IsZero() {
+		return 0
+	}
+	return time.Since(s.consumer.Alive())
+}
+
 // Ready is nil when every owned partition has stored the log up to where it ended at the assignment, and none stands
-// still. The error names what lacks. Whoever needs the whole log stored also counts what Status returns: partitions come
+// still, and the group knows this member. The error names what lacks. Whoever needs the whole log stored also counts what Status returns: partitions come
 // one by one.
 func (s *Sink) Ready() error {
 	lacks, waiting := s.taking()
@@ -79,6 +91,9 @@ func (s *Sink) taking() (lacks []error, waiting bool) {
 		if time.Since(a.at) < graceful {
 			lacks = append(lacks, fmt.Errorf("partition %d: %w", id, a.err))
 		}
+	}
+	if quiet := s.quiet(); quiet > quietGroup {
+		lacks = append(lacks, fmt.Errorf("the log's group has been silent for %.1f s", quiet.Seconds()))
 	}
 	spare := s.consumer != nil && !s.consumer.Alive().IsZero() && time.Since(s.joined) > graceful
 	return lacks, !s.assigned && !spare

@@ -334,14 +334,21 @@ func TestRedisHangs(t *testing.T) {
 // A dispatcher whose heartbeats ended tells nothing and answers nothing, until they are back.
 func TestSilentWithoutHeartbeat(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		_, stop := w.run(dispatch.Config{})
+		d, stop := w.run(dispatch.Config{})
 		defer stop()
 		elapse(time.Second)
 		w.send("a", "one")
 		elapse(time.Second)
 		expectHead(t, w.head("a"), 1, 1)
 		w.set(func() { w.lastBeat = time.Now() })
-		elapse(4900 * time.Millisecond)
+		elapse(2900 * time.Millisecond)
+		if err := d.Ready(); err != nil {
+			t.Errorf("ready with a group silent for 2.9 s: %v", err)
+		}
+		elapse(2 * time.Second)
+		if err := d.Ready(); err == nil || !strings.Contains(err.Error(), "silent") {
+			t.Errorf("ready with a group silent for 4.9 s: %v", err)
+		}
 		expectHead(t, w.head("a"), 1, 1)
 		elapse(200 * time.Millisecond)
 		before := len(w.told)

@@ -20,6 +20,9 @@ const (
 	// graceful is for how long a dispatcher in the group without any partition counts as one that waits for its first,
 	// and a partition that could not be taken over as one that will be tried again.
 	graceful = 20 * time.Second
+	// quietGroup is after how long without a word of the consumer group a dispatcher says so: before it falls silent, after
+	// half of the session timeout, and before the group gives its partitions away.
+	quietGroup = 3 * time.Second
 )
 
 var errNotRunning = errors.New("dispatcher is not running")
@@ -404,6 +407,11 @@ func (d *Dispatcher) ready() error {
 	for id, a := range d.attempts {
 		if time.Since(a.at) < graceful {
 			lacks = append(lacks, fmt.Errorf("partition %d: %w", id, a.err))
+		}
+	}
+	if c := d.consumer.Load(); c != nil && !(*c).Alive().IsZero() {
+		if quiet := time.Since((*c).Alive()); quiet > quietGroup {
+			lacks = append(lacks, fmt.Errorf("the log's group has been silent for %.1f s", quiet.Seconds()))
 		}
 	}
 	if !d.assigned && len(lacks) == 0 && (d.joined.IsZero() || time.Since(d.joined) < graceful) {

@@ -170,3 +170,31 @@ func TestResetBesideAJoin(t *testing.T) {
 		t.Errorf("an entry behind a reset, without a join:\n%s", text(t, r))
 	}
 }
+
+// TestGoesBackBehindAFilledGap: a client that asked anew before it looked at the reply gets once more what filled its gap.
+func TestGoesBackBehindAFilledGap(t *testing.T) {
+	at := history.Event{Client: "c", Conn: 1, Room: "r"}
+	with := func(change func(*history.Event)) history.Event { e := at; change(&e); return e }
+	joining := func(since contracts.Seq) history.Event {
+		return with(func(e *history.Event) { e.Kind, e.Since = history.Joining, &history.Position{Epoch: 1, Seq: since} })
+	}
+	joined := func(since, head contracts.Seq) history.Event {
+		return with(func(e *history.Event) {
+			e.Kind, e.Since, e.State, e.Epoch, e.Head, e.First = history.Joined, &history.Position{Epoch: 1, Seq: since}, contracts.JoinComplete, 1, head, 1
+			for seq := since + 1; seq <= head; seq++ {
+				e.Entries = append(e.Entries, history.Entry{Seq: seq, Epoch: 1, Key: contracts.Key{15: byte(seq)}, Sender: "s"})
+			}
+		})
+	}
+	gap := with(func(e *history.Event) { e.Kind, e.From, e.To = history.Gap, 3, 4 })
+	begin := []history.Event{joining(0), joined(0, 2), gap, joining(2), joined(2, 6)}
+	if r := judge(append(slices.Clone(begin), joining(2), joined(2, 8))); r.Has(check.Repeated) || r.Has(check.Malformed) || r.Has(check.Missing) {
+		t.Errorf("the same position asked for again:\n%s", text(t, r))
+	}
+	again := with(func(e *history.Event) {
+		e.Kind, e.Seq, e.Epoch, e.Key, e.Sender, e.Live = history.Received, 4, 1, contracts.Key{15: 4}, "s", true
+	})
+	if r := judge(append(slices.Clone(begin), again)); !r.Has(check.Repeated) {
+		t.Errorf("an entry of the gap, live, once it was filled:\n%s", text(t, r))
+	}
+}

@@ -139,9 +139,10 @@ func (c *Checker) joined(cl *client, v *view, e *history.Event) {
 	}
 }
 
-// pulls reports whether a join since seq gets what a gap left out.
+// pulls reports whether a join since seq gets what a gap left out. Where that was filled before, the client goes back: it had
+// asked anew before it looked at the reply.
 func (s *stretch) pulls(seq contracts.Seq) bool {
-	return slices.ContainsFunc(s.told, func(g span) bool { return seq+1 >= g.from && seq < g.to })
+	return !s.has(seq+1) && slices.ContainsFunc(s.told, func(g span) bool { return seq+1 >= g.from && seq < g.to })
 }
 
 func (c *Checker) received(cl *client, v *view, e *history.Event) {
