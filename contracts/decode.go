@@ -42,6 +42,9 @@ func (c *Command) decode(data []byte) (ok bool) {
 			ok = c.User.decode(f.raw, inner)
 		case "body":
 			c.Body, ok = f.raw, true
+		case "passed":
+			c.Passed = new(RoomHead)
+			ok = c.Passed.decode(f.raw, inner)
 		case "batch":
 			var elements [][]byte
 			elements, ok = elementsOf(f.raw, inner)
@@ -88,20 +91,20 @@ func (p *Person) decode(data []byte, fields []field) (ok bool) {
 
 // DecodeAnswer is json.Unmarshal into a, which must be zero, faster for what most answers hold. The results refer to data.
 func DecodeAnswer(data []byte, a *Answer) error {
-	if a.decode(data, make([]field, 0, 12), true) {
+	if a.decode(data, make([]field, 0, 32), true) {
 		return nil
 	}
 	*a = Answer{}
 	return json.Unmarshal(data, a)
 }
 
-// decode reads an answer, or with top a batch of them, that holds results and how joins ended.
+// decode reads an answer, or with top a batch of them, that holds results, who connected and how joins ended.
 func (a *Answer) decode(data []byte, fields []field, top bool) (ok bool) {
 	o, err := parseObject(data, fields)
 	if err != nil || len(o.fields) == 0 || len(o.fields) > 3 {
 		return false
 	}
-	inner := fields[len(o.fields):len(o.fields)]
+	inner := o.fields[len(o.fields):]
 	for _, f := range o.fields {
 		switch string(f.name) {
 		case "ok":
@@ -109,6 +112,9 @@ func (a *Answer) decode(data []byte, fields []field, top bool) (ok bool) {
 		case "joined":
 			a.Joined = new(Joined)
 			ok = a.Joined.decode(f.raw, inner)
+		case "connected":
+			a.Connected = new(Connected)
+			ok = a.Connected.decode(f.raw, inner)
 		case "batch":
 			ok = top && a.decodeBatch(f.raw, inner)
 		default:
@@ -159,6 +165,20 @@ func (j *Joined) decode(data []byte, fields []field) (ok bool) {
 		}
 	}
 	return true
+}
+
+func (h *RoomHead) decode(data []byte, fields []field) bool {
+	return decodeFields(data, fields, func(f *field, _ []field) bool {
+		switch string(f.name) {
+		case "room":
+			return stringInto(&h.Room, f.raw)
+		case "epoch":
+			return numberInto(&h.Epoch, f.raw)
+		case "seq":
+			return numberInto(&h.Seq, f.raw)
+		}
+		return false
+	})
 }
 
 // AppendAnswers appends answers, which hold results alone, as the JSON of an Answer's Batch in an Answer. It is false,

@@ -24,6 +24,9 @@ var commands = []string{
 }
 
 var answers = []string{
+	`{"connected":{"user":{"id":"a","name":"b","guest":true},"expires":5,"ok":{"user":{"id":"a","name":"b"},"expires":5,"expires_in_ms":-1,"session":"s","time":1,"ping":2,"limits":{"text_bytes":1,"sends_per_s":1.5},"durability":"d","server":{"name":"n","version":"v","node":"e"}}}}`,
+	`{"connected":null}`, `{"connected":{"ok":null}}`, `{"connected":{"ok":{"limits":[]}}}`, `{"connected":{"ok":{"ping":1.5}}}`, `{"connected":{"ok":{"limits":{"sends_per_s":1e999}}}}`,
+	`{"connected":{"ok":{"limits":{"page":1e2}}}}`, `{"connected":{"ok":{"limits":{"frames_per_s":-0.5e-3}}}}`, `{"connected":{"expires":9223372036854775808}}`, `{"connected":{"Expires":1}}`,
 	`{"ok":{"key":"k","time":5}}`, `{"ok":{}}`, `{"ok":null}`, `{"batch":[]}`, `{"batch":[{"ok":{"key":"k"}},{"ok":7}]}`,
 	`{"batch":[{"ok":{}},{"err":{"code":"internal","message":"m"}}]}`, `{"batch":[{"batch":[{"ok":1}]}]}`, `{"batch":[null]}`,
 	`{"err":{"code":"internal","message":"m"}}`, `{"ok":{},"joined":{"state":"new","epoch":1,"head":2}}`, `{}`, `{"ok":1,"ok":2}`,

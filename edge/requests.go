@@ -195,15 +195,10 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 	ok.Server.Node, ok.Server.Version = s.cfg.Node, s.cfg.Version
 	ok.Limits.FrameBytes, ok.Limits.Rooms = s.cfg.MessageBytes, s.cfg.MaxRooms
 	ok.Limits.FramesPerS = float64(s.cfg.Limits.FramesPerS)
-	body, err := contracts.Marshal(ok)
-	if err != nil {
-		c.fail(req, contracts.AsError(err))
-		return
-	}
 	c.user, c.expires = compact(a.Connected.User), a.Connected.Expires
 	c.state = stateReady
 	s.admission.join(c)
-	c.reply(req, body)
+	c.reply(req, contracts.AppendConnectOK(make([]byte, 0, 1024), ok))
 	if c.state != stateReady {
 		return // the reply's write ended it
 	}

@@ -47,7 +47,12 @@ type member struct {
 }
 
 func (lc *local) find(c *conn) int {
-	return slices.IndexFunc(lc.members, func(m member) bool { return m.conn == c })
+	for i := len(lc.members) - 1; i >= 0; i-- { // who joins came last
+		if lc.members[i].conn == c {
+			return i
+		}
+	}
+	return -1
 }
 
 // queue takes an entry or an event; it is written when it is the room's turn.
