@@ -140,12 +140,13 @@ type Event string
 
 // The events of this release that are no entries.
 const (
-	EventGap      Event = "gap"
-	EventReset    Event = "reset"
-	EventStored   Event = "stored"
-	EventLeft     Event = "left"
-	EventToken    Event = "token"
-	EventTyping   Event = "typing"
-	EventPresence Event = "presence"
-	EventError    Event = "error"
+	EventGap       Event = "gap"
+	EventReset     Event = "reset"
+	EventStored    Event = "stored"
+	EventLeft      Event = "left"
+	EventReconnect Event = "reconnect"
+	EventToken     Event = "token"
+	EventTyping    Event = "typing"
+	EventPresence  Event = "presence"
+	EventError     Event = "error"
 )
