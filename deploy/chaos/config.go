@@ -43,6 +43,8 @@ type Config struct {
 	Loaded bool
 	// Keep keeps the run's directory also where nothing was found.
 	Keep bool
+	// Abandon, when it is closed, stops everything at once: there is no report then, and no process is left. nil: never.
+	Abandon <-chan struct{}
 	// Out gets the progress. Defaults to nothing. Live redraws one line instead of adding one a second.
 	Out  io.Writer
 	Live bool

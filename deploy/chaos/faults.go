@@ -159,9 +159,9 @@ func (f *fault) link() *proxy.Proxy {
 	return f.w.links[link{from, to}]
 }
 
-// begin starts a process again, also when the run is being broken off, and waits until it is ready.
-func (f *fault) begin(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startWithin)
+// begin starts a process again, also when the faults end early, and waits until it is ready.
+func (f *fault) begin(name string) error {
+	ctx, cancel := context.WithTimeout(f.w.whole, startWithin)
 	defer cancel()
 	if err := f.w.procs[name].Launch(); err != nil {
 		return err
@@ -175,7 +175,7 @@ func killRole(ctx context.Context, f *fault) error {
 		return err
 	}
 	f.hold(ctx)
-	return f.begin(ctx, f.target)
+	return f.begin(f.target)
 }
 
 func pause(ctx context.Context, f *fault) error {
@@ -193,13 +193,16 @@ const stopPatience = 20 * time.Second
 func roll(ctx context.Context, f *fault) error {
 	names := f.w.each(strings.TrimPrefix(f.kind, "roll-"))
 	defer f.w.expect(names...)()
-	for _, name := range names {
+	for i, name := range names {
+		if i > 0 && ctx.Err() != nil {
+			break // the run's time is over
+		}
 		took, err := f.w.procs[name].Stop(stopPatience)
 		if err != nil {
 			f.w.remark("%s after %.1f s: %v", f, took.Seconds(), err)
 		}
 		f.hold(ctx)
-		if err := f.begin(ctx, name); err != nil {
+		if err := f.begin(name); err != nil {
 			return err
 		}
 	}

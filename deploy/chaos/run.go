@@ -34,6 +34,7 @@ type world struct {
 	*plant
 	tally     *tally
 	crowd     *crowd
+	whole     context.Context // ends when the run is abandoned
 	conductor *history.Writer // faults and probes
 	files     []*file
 
@@ -64,7 +65,23 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, "history"), 0o755); err != nil {
 		return nil, fmt.Errorf("make a directory for the run: %w", err)
 	}
-	w := &world{cfg: cfg, dir: dir, tally: &tally{}, done: make(map[string]int)}
+	whole, abandon := context.WithCancelCause(context.Background())
+	defer abandon(nil)
+	ended := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-cfg.Abandon:
+			abandon(errAbandoned)
+		case <-ended:
+		}
+	})
+	defer watching.Wait()
+	defer close(ended)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(whole, cancel)()
+	w := &world{cfg: cfg, dir: dir, whole: whole, tally: &tally{}, done: make(map[string]int)}
 	defer func() {
 		for _, f := range w.files {
 			err = errors.Join(err, f.f.Close())
@@ -84,6 +101,9 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	report = &Report{Seed: cfg.Seed, Begun: time.Now(), Dir: dir}
 	if err := w.run(ctx, out, report); err != nil {
 		return nil, err
+	}
+	if err := context.Cause(whole); err != nil {
+		return nil, fmt.Errorf("%w; what there is lies in %s", err, dir)
 	}
 	report.finish(w)
 	if err := w.judge(report); err != nil {
@@ -160,11 +180,15 @@ func (w *world) run(ctx context.Context, out []*history.Writer, report *Report) 
 // warmUp is how long the load goes on before the first fault.
 const warmUp = 5 * time.Second
 
-// rest brings everything to rest, whatever became of the run's context, and dumps it. What does not come to rest is a
+// errAbandoned says why there is no report.
+var errAbandoned = errors.New("broken off")
+
+// rest brings everything to rest, unless the run is abandoned, and dumps it. What does not come to rest is a
 // violation.
 func (w *world) rest(prober *prober, report *Report) {
 	w.enter("coming to rest")
-	ctx := context.Background()
+	ctx := w.whole
+	defer context.AfterFunc(ctx, w.crowd.giveUp)()
 	w.crowd.quiet()
 	if unready := prober.ready(ctx, restWithin); len(unready) > 0 {
 		w.tally.odd(fmt.Sprintf("not ready %s after the last fault: %s", restWithin, strings.Join(unready, ", ")))

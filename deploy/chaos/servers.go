@@ -110,7 +110,7 @@ func killServer(ctx context.Context, f *fault) error {
 		return err
 	}
 	f.hold(ctx)
-	return f.begin(ctx, f.server())
+	return f.begin(f.server())
 }
 
 func pauseServer(ctx context.Context, f *fault) error {
@@ -130,7 +130,7 @@ func killAll(ctx context.Context, f *fault) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(names))
 	for i, name := range names {
-		wg.Go(func() { errs[i] = f.begin(ctx, name) })
+		wg.Go(func() { errs[i] = f.begin(name) })
 	}
 	wg.Wait()
 	// Both came back empty; who follows whom is said anew.
@@ -172,7 +172,7 @@ func redisRestart(ctx context.Context, f *fault) error {
 		return err
 	}
 	f.hold(ctx)
-	if err := f.begin(ctx, primary); err != nil {
+	if err := f.begin(primary); err != nil {
 		return err
 	}
 	return f.follow(ctx)
@@ -196,7 +196,7 @@ func redisFailover(ctx context.Context, f *fault) error {
 	f.w.promote(other)
 	behind.Set(proxy.Fault{})
 	f.hold(ctx)
-	return errors.Join(err, f.begin(ctx, primary), f.follow(ctx))
+	return errors.Join(err, f.begin(primary), f.follow(ctx))
 }
 
 func redisPubSub(ctx context.Context, f *fault) error {
@@ -345,7 +345,7 @@ func kafkaDisk(ctx context.Context, f *fault) error {
 			return err
 		}
 	}
-	return f.begin(ctx, kafka)
+	return f.begin(kafka)
 }
 
 func (f *fault) mongoLinks(do func(*proxy.Proxy)) {

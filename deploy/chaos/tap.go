@@ -36,6 +36,8 @@ type recorder struct {
 type place struct {
 	have  bool // at is known
 	at    history.Position
+	base  history.Position // where at was before the live entries of connection live
+	live  uint64
 	told  contracts.Seq // entries up to here were said to be missing, or seen too early
 	asked int           // number of the latest thing that makes replies to earlier joins void
 	// Connections: on which a join was answered, so that live entries may come; on which one with a position is under way,
@@ -266,10 +268,7 @@ func (t *tap) asks(payload []byte) {
 		p := t.r.place(f.Room)
 		p.asked++
 		call.asked = p.asked
-		if p.have = f.Since != nil; p.have {
-			p.at = *f.Since // where the library stands: it may have been told
-			p.joining = t.n
-		}
+		p.resumes(t.n, f.Since)
 		t.r.add(t.n, history.Event{Kind: history.Joining, Room: f.Room, Since: f.Since})
 	case contracts.OpLeave:
 		p := t.r.place(f.Room)
@@ -281,6 +280,23 @@ func (t *tap) asks(payload []byte) {
 	}
 	t.calls[f.ID] = call
 }
+
+// resumes takes a join on connection n: since is where the library stands. Of what was read before it may have looked at the
+// first only: live entries it takes all the same, as the next ones, and a reply not, as it has asked anew.
+func (p *place) resumes(n uint64, since *history.Position) {
+	had := p.have
+	if p.have = since != nil; !p.have {
+		return
+	}
+	p.joining = n
+	goesOn := had && p.live == n && p.left != n && since.Epoch == p.at.Epoch && p.base.Seq <= since.Seq && since.Seq <= p.at.Seq
+	if !goesOn {
+		p.stands(*since)
+	}
+}
+
+// stands sets where the client stands, by anything but a live entry.
+func (p *place) stands(at history.Position) { p.have, p.at, p.base, p.live = true, at, at, 0 }
 
 // serverFrame is any frame of a server.
 type serverFrame struct {
@@ -370,7 +386,7 @@ func (t *tap) live(f *serverFrame) {
 		return
 	}
 	e := f.entry()
-	p.at = history.Position{Epoch: e.Epoch, Seq: e.Seq}
+	p.at, p.live = history.Position{Epoch: e.Epoch, Seq: e.Seq}, t.n
 	t.r.tally.delivered.Add(1)
 	t.r.add(t.n, history.Event{
 		Kind: history.Received, Room: f.Room, Seq: e.Seq, Epoch: e.Epoch, Key: e.Key, Sender: e.Sender, Hash: e.Hash, Live: true,
@@ -456,9 +472,9 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 	p.left = 0
 	if ok.State == contracts.JoinMore {
 		last := ok.Entries[max(0, len(ok.Entries)-1)]
-		p.at, p.have = history.Position{Epoch: ok.Epoch, Seq: last.Seq}, true
+		p.stands(history.Position{Epoch: ok.Epoch, Seq: last.Seq})
 		return
 	}
-	p.at, p.have, p.on, p.joining = history.Position{Epoch: ok.Epoch, Seq: ok.Head}, true, t.n, 0
-	p.told = 0
+	p.stands(history.Position{Epoch: ok.Epoch, Seq: ok.Head})
+	p.on, p.joining, p.told = t.n, 0, 0
 }

@@ -238,6 +238,32 @@ func TestTapLeaveAndJoin(t *testing.T) {
 	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 entry 3", "1 joined complete 5: 4 5", "1 entry 6")
 }
 
+// TestTapReadsAhead asks anew from where the library stands, which has not looked at all that was read.
+func TestTapReadsAhead(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.entry(3)
+	w.entry(4)
+	w.ask(`{"id":2,"op":"leave","room":"r"}`)
+	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":3}}`) // 4 comes to it later
+	w.entry(5)
+	w.ask(`{"id":4,"op":"join","room":"r","since":{"epoch":1,"seq":5}}`)
+	w.joined(4, "complete", 6, 6)
+	w.saw("", "1 joining", "1 joined complete 2:", "1 entry 3", "1 entry 4", "1 leaving", "1 joining since 3", "1 entry 5", "1 joining since 5", "1 joined complete 6: 6")
+}
+
+// TestTapReplyTooLate asks anew before the library has looked at the reply, which is void then.
+func TestTapReplyTooLate(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.join(2, `,"since":{"epoch":1,"seq":2}`, "complete", 4, 3, 4)
+	w.ask(`{"id":3,"op":"leave","room":"r"}`)
+	w.ask(`{"id":4,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.entry(5) // the library has 2
+	w.joined(4, "complete", 5, 3, 4, 5)
+	w.saw("", "1 joining", "1 joined complete 2:", "1 joining since 2", "1 joined complete 4: 3 4", "1 leaving", "1 joining since 2", "1 joined complete 5: 3 4 5")
+}
+
 // TestTapComesBackElsewhere leaves, and joins from a position before the one it had.
 func TestTapComesBackElsewhere(t *testing.T) {
 	w := newTapped(t)

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/parley-chat/parley/deploy/chaos"
@@ -27,7 +31,7 @@ type chaosCmd struct {
 }
 
 // Run harms an installation of its own. The exit code is 0 where every promise was kept, 1 where one was broken, 2 where no run
-// could be made.
+// could be made. A signal ends the faults early and a second one everything.
 func (c *chaosCmd) Run(ctx context.Context, s streams) error {
 	if c.List {
 		for _, k := range chaos.Kinds() {
@@ -35,9 +39,11 @@ func (c *chaosCmd) Run(ctx context.Context, s streams) error {
 		}
 		return nil
 	}
+	abandon, stop := secondSignal()
+	defer stop()
 	report, err := chaos.Run(ctx, chaos.Config{
 		Dir: c.Dir, Mongo: c.Mongo, Scenario: c.Scenario, Duration: c.Duration, Seed: c.Seed, Faults: c.Faults, Long: c.Long, Every: c.Every, Users: c.Users,
-		Rooms: c.Rooms, Rate: c.Rate, Loaded: c.Loaded, Keep: c.Keep, Out: s.out, Live: terminal(s.out) && !c.Plain,
+		Rooms: c.Rooms, Rate: c.Rate, Loaded: c.Loaded, Keep: c.Keep, Abandon: abandon, Out: s.out, Live: terminal(s.out) && !c.Plain,
 	})
 	if err != nil {
 		fmt.Fprintln(s.err, "parley chaos:", err)
@@ -50,4 +56,29 @@ func (c *chaosCmd) Run(ctx context.Context, s streams) error {
 		return errExit(1)
 	}
 	return nil
+}
+
+// secondSignal returns a channel that is closed at the second signal to end, and what ends the watch for it.
+func secondSignal() (second <-chan struct{}, stop func()) {
+	signals, came, over := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := 1; ; n++ {
+			select {
+			case <-signals:
+				if n == 2 {
+					close(came)
+					return
+				}
+			case <-over:
+				return
+			}
+		}
+	})
+	return came, func() {
+		signal.Stop(signals)
+		close(over)
+		wg.Wait()
+	}
 }
