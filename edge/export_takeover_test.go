@@ -107,3 +107,9 @@ func Hello(change map[string]any) string {
 	}
 	return string(b)
 }
+
+// Former is how many ids of a predecessor are kept.
+func (s *Server) Former() (n int) {
+	s.former.Range(func(any, any) bool { n++; return true })
+	return n
+}

@@ -90,7 +90,7 @@ func (c *conn) upgrade(req *wire.Request, behind []byte, told netip.Addr) {
 // full reports why the server takes no WebSocket at the moment.
 func (s *Server) full() *wire.HTTPError {
 	switch {
-	case !s.up.Load() || s.partings.stage.Load() >= drainRefuses || s.handover.given.Load():
+	case !s.up.Load() || s.partings.stage.Load() >= drainRefuses || s.handover.last.Load():
 		return &wire.HTTPError{Status: 503, Message: "this server is stopping", Header: "Retry-After: 1\r\n"}
 	case s.open.Load() >= int64(s.cfg.MaxConnections):
 		return errFull

@@ -56,6 +56,7 @@ type Server struct {
 	up       atomic.Bool  // from the end of Start until Shutdown
 	partings partings
 	handover handover
+	former   sync.Map // ids in a predecessor that persisters still tell, to those of here; of messages that wait to be stored
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // every goroutine but the loops'
 }

@@ -24,6 +24,7 @@ type storing struct {
 	seq  contracts.Seq   // stored was told before the answer came
 	told bool            // the reply said "logged": an event follows
 	due  uint32          // tick at which to reply, or to ask
+	was  uint64          // the connection's id in the predecessor that sent it; 0: this edge did
 }
 
 // hold begins to wait for a send that asks for it. It refuses where too many wait.
@@ -55,6 +56,9 @@ func (c *conn) release(st *storing) {
 		return
 	}
 	c.busy.storing = slices.Delete(c.busy.storing, at, at+1)
+	if st.was != 0 && !slices.ContainsFunc(c.busy.storing, func(other *storing) bool { return other.was == st.was }) {
+		c.loop.srv.former.Delete(st.was)
+	}
 	c.loop.srv.hub.lanes.release(contracts.LaneOf(st.room))
 }
 
@@ -124,6 +128,9 @@ func (s *Server) stored(e *contracts.Envelope) {
 		return
 	}
 	id, room, key, seq := e.Except.ID, e.Room, e.Key, e.Seq
+	if now, ok := s.former.Load(id); ok {
+		id = now.(uint64)
+	}
 	at := loopOf(id)
 	if at >= len(s.loops) {
 		return

@@ -45,7 +45,9 @@ const (
 	// generations is how often a seat may be given up while its loop hands over, which takes seconds.
 	generations = 1 << 10
 
-	// beginTime is how long a successor may take to start, readyTime to hear the rooms, stepTime for each batch.
+	// upTime is how long a successor waits for NATS, beginTime how long it may take to start in all, readyTime to hear the rooms, stepTime for each batch.
+	upTime    = time.Minute
+	upPoll    = 20 * time.Millisecond
 	beginTime = 2 * time.Minute
 	readyTime = 30 * time.Second
 	stepTime  = 10 * time.Second

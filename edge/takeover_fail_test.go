@@ -193,8 +193,9 @@ func TestTakeOverRefused(t *testing.T) {
 	}
 }
 
-// predecessorOf plays a predecessor up to the first batch, which it commits if commit is set, and dies.
-func predecessorOf(t *testing.T, path string, rooms, batch string, commit bool) (listener net.Listener, peer net.Conn, done chan struct{}) {
+// predecessorOf plays a predecessor up to the first batch, which it commits if commit is set, and dies. What is to happen meanwhile
+// does when the successor hears the rooms.
+func predecessorOf(t *testing.T, path string, rooms, batch string, commit bool, meanwhile ...func()) (listener net.Listener, peer net.Conn, done chan struct{}) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -218,6 +219,9 @@ func predecessorOf(t *testing.T, path string, rooms, batch string, commit bool) 
 		r.Send('r', rooms)
 		if !r.Got('y') {
 			return
+		}
+		for _, f := range meanwhile {
+			f()
 		}
 		r.Send('a', `{}`)
 		r.Send('c', batch, served.(syscall.Conn))

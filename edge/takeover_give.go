@@ -30,6 +30,7 @@ type HandoverConfig struct {
 type handover struct {
 	cfg   HandoverConfig
 	given atomic.Bool // from when the successor accepts, unless it fails
+	last  atomic.Bool // from when the last are given: who comes now would not be
 
 	mu   sync.Mutex // guards the rest
 	ln   *net.UnixListener
@@ -279,7 +280,7 @@ func (g *giver) giveAll() error {
 				}
 			}
 		}
-		if waiting == 0 {
+		if waiting == 0 && g.srv.handover.last.Swap(true) {
 			return nil
 		}
 		if time.Now().After(end) {
@@ -336,6 +337,7 @@ func (g *giver) takeBack() {
 			})
 		})
 	}
+	s.handover.last.Store(false)
 	if s.up.Load() && s.handover.given.Swap(false) {
 		s.loops[0].do(s.loops[0].acceptAgain)
 	}

@@ -58,6 +58,7 @@ type storingRecord struct {
 	OK    []byte           `json:"ok"`
 	Told  bool             `json:"told,omitempty"`
 	DueMS int64            `json:"due_ms"`
+	Was   uint64           `json:"was,omitempty"` // the connection's id when it was sent
 }
 
 // bucketsRecord is what was counted of the limits per second.
@@ -131,7 +132,11 @@ func (c *conn) record() connRecord {
 		}
 	}
 	for _, st := range b.storing {
-		r.Storing = append(r.Storing, storingRecord{ID: st.id, Room: st.room, Key: st.key, OK: st.ok, Told: st.told, DueMS: l.untilMS(st.due)})
+		was := st.was
+		if was == 0 {
+			was = c.id
+		}
+		r.Storing = append(r.Storing, storingRecord{Was: was, ID: st.id, Room: st.room, Key: st.key, OK: st.ok, Told: st.told, DueMS: l.untilMS(st.due)})
 	}
 	return r
 }
@@ -262,7 +267,10 @@ func (a *admission) recount(client string) *address {
 
 // storeOn goes on waiting for a message to be stored.
 func (c *conn) storeOn(r *storingRecord) {
-	st := &storing{id: r.ID, room: r.Room, key: r.Key, ok: r.OK, told: r.Told, due: c.loop.in(time.Duration(r.DueMS) * time.Millisecond)}
+	st := &storing{id: r.ID, room: r.Room, key: r.Key, ok: r.OK, told: r.Told, due: c.loop.in(time.Duration(r.DueMS) * time.Millisecond), was: r.Was}
+	if st.was != 0 {
+		c.loop.srv.former.Store(st.was, c.id) // the persister tells that one
+	}
 	c.work().storing = append(c.busy.storing, st)
 	lane := contracts.LaneOf(st.room)
 	lanes := &c.loop.srv.hub.lanes

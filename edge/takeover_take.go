@@ -166,6 +166,9 @@ type taker struct {
 // prepare hears what the predecessor hears, then begins to accept in its place.
 func (t *taker) prepare(ctx context.Context) error {
 	s := t.srv
+	if err := t.awaitWorkers(ctx); err != nil {
+		return err
+	}
 	if err := t.link.send(msgBegin, nil); err != nil {
 		return err
 	}
@@ -206,6 +209,18 @@ func (t *taker) prepare(ctx context.Context) error {
 		return err
 	}
 	return s.listenRaw(s.listener)
+}
+
+// awaitWorkers waits until the workers can be asked: whoever came before could not be served.
+func (t *taker) awaitWorkers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, upTime)
+	defer cancel()
+	for !t.srv.ask.Up() {
+		if !wait(ctx, upPoll) {
+			return errors.New("NATS was not connected in time")
+		}
+	}
+	return nil
 }
 
 // takeAll takes batches until the end. alone says that the predecessor died before.

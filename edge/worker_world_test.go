@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,8 @@ type worker struct {
 	waiting map[contracts.Op]chan *asked
 	release []func()
 	closed  bool
+
+	down atomic.Bool // it says that it cannot be asked
 }
 
 // opHeads stands for the questions to dispatchers.
@@ -145,5 +148,5 @@ func (w *worker) releaseAll() {
 }
 
 func (w *worker) MaxPayload() int { return 1 << 20 }
-func (w *worker) Up() bool        { return true }
+func (w *worker) Up() bool        { return !w.down.Load() }
 func (w *worker) Close() error    { return nil }
