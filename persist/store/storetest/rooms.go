@@ -111,7 +111,7 @@ func testDead(t *testing.T, s suite) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), whole); diff != "" {
 			t.Errorf("dead letters of partition %d from %v, limit %d (-want +got):\n%s", partition, from, limit, diff)
 		}
 	}
