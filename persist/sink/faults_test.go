@@ -118,8 +118,11 @@ func TestTwoAtOnce(t *testing.T) {
 // zombies. After each step the store holds every record below its checkpoint, and in the end the whole log.
 func TestRandomFaults(t *testing.T) {
 	walks := 40
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		walks = 10
+	case raceEnabled: // each takes five times as long; all 40 run without the detector, in the step real of .ci/run
+		walks = 12
 	}
 	for seed := range uint64(walks) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
