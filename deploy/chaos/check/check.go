@@ -36,6 +36,9 @@ type Config struct {
 	// Goroutines, Descriptors and Memory (bytes) are how far a process may be above its baseline at the end. They default to
 	// 1/5 + 20, 1/20 + 10 and 1/2 + 64 MiB.
 	Goroutines, Descriptors, Memory Tolerance
+	// Pools is how many descriptors more than that a process may have whose pool of connections grows while answers are slow
+	// and does not shrink, by role: a process's name up to the "-".
+	Pools map[string]int64
 	// PerKind is how many violations of one kind are listed; all are counted. Defaults to 20.
 	PerKind int
 }

@@ -198,3 +198,22 @@ func TestGoesBackBehindAFilledGap(t *testing.T) {
 		t.Errorf("an entry of the gap, live, once it was filled:\n%s", text(t, r))
 	}
 }
+
+// TestPoolsMayGrow: only a role with a pool may hold more descriptors than the tolerance.
+func TestPoolsMayGrow(t *testing.T) {
+	probe := func(process, phase string, n int) history.Event {
+		return history.Event{Kind: history.Probe, Process: process, Phase: phase, Up: true, Ready: true, Descriptors: n}
+	}
+	for _, tt := range []struct {
+		process string
+		end     int
+		leak    bool
+	}{{"worker-1", 60, false}, {"worker-1", 90, true}, {"edge-1", 60, true}, {"edge-1", 40, false}} {
+		c := check.New(check.Config{Pools: map[string]int64{"worker": 40}})
+		c.Add(probe(tt.process, history.Baseline, 30))
+		c.Add(probe(tt.process, history.Final, tt.end))
+		if r := c.Finish(); r.Has(check.Descriptors) != tt.leak {
+			t.Errorf("%s from 30 to %d: %v", tt.process, tt.end, r.Counts)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/parley-chat/parley/contracts"
@@ -183,13 +184,16 @@ func (c *Checker) resources() {
 			continue
 		}
 		c.report.got(inputResources)
+		role, _, _ := strings.Cut(name, "-")
+		descriptors := c.cfg.Descriptors
+		descriptors.Extra += c.cfg.Pools[role]
 		for _, r := range []struct {
 			kind      Kind
 			base, end int64
 			tolerance Tolerance
 		}{
 			{Goroutines, int64(base.Goroutines), int64(last.Goroutines), c.cfg.Goroutines},
-			{Descriptors, int64(base.Descriptors), int64(last.Descriptors), c.cfg.Descriptors},
+			{Descriptors, int64(base.Descriptors), int64(last.Descriptors), descriptors},
 			{Memory, base.Memory, last.Memory, c.cfg.Memory},
 		} {
 			if limit := r.tolerance.limit(r.base); r.base > 0 && r.end > limit {
