@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/fx"
@@ -10,10 +11,10 @@ import (
 )
 
 // Module provides a Redis client, made with a Config from the graph and closed when the graph stops, and on it a
-// Publisher and a Roster. A Subscriber is made by who receives.
+// Publisher and a Roster; whether Redis is there is logged once. A Subscriber is made by who receives.
 func Module() fx.Option {
 	return fx.Module("bus/fanout", fx.Provide(
-		func(lc fx.Lifecycle, cfg Config) (redis.UniversalClient, error) {
+		func(lc fx.Lifecycle, cfg Config, log *slog.Logger) (redis.UniversalClient, error) {
 			if cfg.URL == "" {
 				cfg.URL = "redis://localhost:6379"
 			}
@@ -21,7 +22,22 @@ func Module() fx.Option {
 			if err != nil {
 				return nil, err
 			}
-			lc.Append(fx.Hook{OnStop: func(context.Context) error { return client.Close() }})
+			ctx, cancel := context.WithCancel(context.Background())
+			told := make(chan struct{})
+			lc.Append(fx.Hook{
+				OnStart: func(context.Context) error {
+					go func() {
+						defer close(told)
+						Await(ctx, client, cfg.URL, log)
+					}()
+					return nil
+				},
+				OnStop: func(context.Context) error {
+					cancel()
+					<-told
+					return client.Close()
+				},
+			})
 			return client, nil
 		},
 		func(client redis.UniversalClient, names contracts.Names) Publisher {

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type Config struct {
 // and a Server.
 type NATS struct {
 	log     *slog.Logger
+	server  string // where it is, for logs; without credentials
 	conn    *nats.Conn
 	closed  chan struct{} // closed when the connection will not come back
 	waiting *waiting
@@ -74,6 +76,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	}
 	n := &NATS{
 		log:      log,
+		server:   serverName(cfg),
 		closed:   make(chan struct{}),
 		waiting:  newWaiting(),
 		inbox:    "_INBOX." + rand.Text() + ".",
@@ -107,6 +110,8 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	n.conn = conn
 	if conn.IsConnected() {
 		n.maxPayload.Store(conn.MaxPayload())
+	} else {
+		log.Warn("waiting for NATS", "server", n.server, "err", cmp.Or(conn.LastError(), errNoAnswer))
 	}
 	if _, err := conn.ChanSubscribe(n.inbox+"*", n.replies); err != nil {
 		conn.Close()
@@ -118,6 +123,33 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+const inThisProcess = "in this process"
+
+// errNoAnswer stands where the library keeps no reason: it forgets a refused connection while it tries others.
+var errNoAnswer = errors.New("no server accepts a connection")
+
+// serverName says where the broker is.
+func serverName(cfg Config) string {
+	if cfg.InProcess != nil {
+		return inThisProcess
+	}
+	all := strings.Split(cfg.URL, ",")
+	for i, one := range all {
+		all[i] = withoutUser(one)
+	}
+	return strings.Join(all, ",")
+}
+
+// withoutUser takes user, password and token out of a URL.
+func withoutUser(raw string) string {
+	raw = strings.TrimSpace(raw)
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		scheme, rest = "nats", raw
+	}
+	return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
 // settle waits until the broker knows the subscriptions made so far. A broker that is away learns them when it comes.
@@ -200,7 +232,11 @@ func (n *NATS) Close() error {
 
 func (n *NATS) connected(conn *nats.Conn) {
 	n.maxPayload.Store(conn.MaxPayload())
-	n.log.Info("connected to nats", "server", conn.ConnectedUrlRedacted())
+	server := n.server
+	if server != inThisProcess {
+		server = withoutUser(conn.ConnectedUrl())
+	}
+	n.log.Info("connected to nats", "server", server)
 }
 
 // disconnected ends every waiting request: its reply, if there is one, went with the connection.

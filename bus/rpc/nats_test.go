@@ -5,7 +5,10 @@ package rpc_test
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +144,70 @@ func TestBrokerComesLater(t *testing.T) {
 			t.Fatalf("Ask: %s", got)
 		}
 	}
+}
+
+// TestSaysWhereItIs: a broker that is away is named with the reason, without credentials, and so is one that has come.
+func TestSaysWhereItIs(t *testing.T) {
+	away, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := away.Addr().String()
+	if err := away.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		cfg  rpc.Config
+		want string
+	}{
+		{rpc.Config{URL: "nats://me:secret@" + addr}, `level=WARN msg="waiting for NATS" server=nats://` + addr + ` err="`},
+		{rpc.Config{InProcess: broker(t)}, `level=INFO msg="connected to nats" server="in this process"`},
+	} {
+		out := newSignal(tt.want)
+		c, err := rpc.Connect(tt.cfg, slog.New(slog.NewTextHandler(out, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-out.seen:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%q is not in the log:\n%s", tt.want, out.text())
+		}
+		if strings.Contains(out.text(), "secret") {
+			t.Errorf("a credential is in the log:\n%s", out.text())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// signal is a log that tells when something is written to it.
+type signal struct {
+	want string
+	seen chan struct{}
+
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func newSignal(want string) *signal { return &signal{want: want, seen: make(chan struct{})} }
+
+func (s *signal) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := strings.Contains(s.all.String(), s.want)
+	s.all.Write(b)
+	if !before && strings.Contains(s.all.String(), s.want) {
+		close(s.seen)
+	}
+	return len(b), nil
+}
+
+func (s *signal) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all.String()
 }
 
 // What `nats micro ls`, `info` and `stats` read must look as if the library had written it.

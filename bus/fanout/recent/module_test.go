@@ -3,6 +3,7 @@
 package recent_test
 
 import (
+	"log/slog"
 	"testing"
 
 	"go.uber.org/fx"
@@ -18,7 +19,7 @@ func TestModules(t *testing.T) {
 	var roster fanout.Roster
 	var publisher fanout.Publisher
 	app := fxtest.New(t, fx.NopLogger, fanout.Module(), recent.Module(), fx.Populate(&cache, &roster, &publisher),
-		fx.Supply(fanout.Config{URL: server(t).URL()}, recent.Config{}, fresh()))
+		fx.Supply(fanout.Config{URL: server(t).URL()}, recent.Config{}, fresh(), slog.New(slog.DiscardHandler)))
 	app.RequireStart()
 	if err := cache.Append(t.Context(), []recent.Entry{{Room: "a", Epoch: 1, Seq: 1, JSON: []byte(`{}`)}}); err != nil {
 		t.Errorf("Append: %v", err)
