@@ -35,7 +35,7 @@ func (h *handover) call(ctx context.Context, cfg *edge.Config, node string) erro
 	if h.TakeOver == "" {
 		return nil
 	}
-	path, err := socketPath(h.TakeOver, cfg.Listen)
+	path, err := socketPath(h.predecessor(), cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("--take-over: %w", err)
 	}
@@ -59,6 +59,14 @@ func (h *handover) call(ctx context.Context, cfg *edge.Config, node string) erro
 		}
 	}
 	return nil
+}
+
+// predecessor is where the running edge offers itself: with auto at the path of this edge's own offer, if it has one.
+func (h *handing) predecessor() string {
+	if h.TakeOver == "auto" && h.Handover != "off" && h.Handover != "" {
+		return h.Handover
+	}
+	return h.TakeOver
 }
 
 // begin takes over, if that is wanted, and offers the next hand-over. over is closed once somebody has taken over from here.
