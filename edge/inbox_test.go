@@ -2,6 +2,7 @@ package edge_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/edge"
@@ -37,6 +38,9 @@ func TestInboxIsBounded(t *testing.T) {
 		}
 		release()
 		for seq := contracts.Seq(1); seq <= all; seq++ {
+			if seq%1000 == 1 {
+				_ = c.nc.SetDeadline(time.Now().Add(3 * patience))
+			}
 			c.entry(seq)
 		}
 		w.say(lobby, all+1)
