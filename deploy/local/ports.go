@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 )
@@ -63,7 +64,7 @@ func freePorts(ports ...*port) error {
 	var errs []error
 	var held []net.Listener
 	for _, p := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := listenBelow()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("find a free port for %s: %w", p.name, err))
 			continue
@@ -75,4 +76,19 @@ func freePorts(ports ...*port) error {
 		errs = append(errs, ln.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Free ports are taken from these, below what systems give to outgoing connections (Linux from 32768, others from 49152): one
+// of those takes the port of a server that is not up yet, or is down for a while.
+const lowestFree, highestFree = 20000, 32767
+
+// listenBelow listens on a port of chance that is free, or, where it finds none, on one that the system chooses.
+func listenBelow() (net.Listener, error) {
+	for range 100 {
+		number := lowestFree + rand.IntN(highestFree-lowestFree+1)
+		if ln, err := net.Listen("tcp", Addr(number)); err == nil {
+			return ln, nil
+		}
+	}
+	return net.Listen("tcp", Addr(0))
 }

@@ -86,3 +86,22 @@ func TestOptions(t *testing.T) {
 		})
 	}
 }
+
+// TestFreePortsStayFree: no port comes from those that the system gives to outgoing connections, nor twice.
+func TestFreePortsStayFree(t *testing.T) {
+	ports := make([]port, 200)
+	all := make([]*port, len(ports))
+	for i := range ports {
+		all[i] = &ports[i]
+	}
+	if err := freePorts(all...); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[int]bool)
+	for _, p := range ports {
+		if p.number < lowestFree || p.number > highestFree || seen[p.number] {
+			t.Errorf("port %d, among %d others", p.number, len(seen))
+		}
+		seen[p.number] = true
+	}
+}
