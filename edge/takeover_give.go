@@ -161,7 +161,7 @@ func (s *Server) serveSuccessor(l *link) (err error) {
 	if err := g.run(); err != nil {
 		return err
 	}
-	s.log.Info("handed over", "connections", g.given, "took", time.Since(g.began), "pid", hello.PID)
+	s.log.Info("handed over", "connections", g.given, "took", time.Since(g.began).String(), "pid", hello.PID)
 	if h.cfg.Release != nil {
 		h.cfg.Release()
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/parley-chat/parley/contracts"
 )
 
 // report makes the report of a run that has ended.
@@ -140,9 +142,27 @@ func bottleneck(g Generator, r Report, loops int) string {
 		why = append(why, fmt.Sprintf("1 %% of its own sends were more than %s ms late", short(late.P99)))
 	}
 	if len(why) > 0 && g.MachineBusy > busyMachine {
-		why = append(why, "and the machine was full, which servers on it feel too")
+		why = slices.Insert(why, 0, fmt.Sprintf("the machine was full (%.0f %% busy), which servers on it feel too", 100*g.MachineBusy))
 	}
 	return strings.Join(why, "; ")
+}
+
+// offHint is what lifts the limits that a load test meets.
+const offHint = "; --no-limits on the edges and workers lifts it"
+
+// sendLimit names the limits that may have refused a send: those that the server has on.
+func sendLimit(l contracts.Limits) string {
+	var on []string
+	if l.SendsPerS > 0 {
+		on = append(on, "messages of one person (sends_per_s="+short(l.SendsPerS)+") or of one room")
+	}
+	if l.FramesPerS > 0 {
+		on = append(on, "frames of one connection (frames_per_s="+short(l.FramesPerS)+")")
+	}
+	if len(on) == 0 {
+		return "messages per second of one room"
+	}
+	return strings.Join(on, " or ") + " per second"
 }
 
 // limitsMet names the limits of the server behind the errors of a run.
@@ -150,7 +170,7 @@ func limitsMet(errs map[string]int64, d *driver) []string {
 	met := []string{}
 	limits := d.server.Limits
 	for _, known := range []struct{ cause, words string }{
-		{"send: rate_limited", fmt.Sprintf("sends per second (sends_per_s=%s, frames_per_s=%s)", short(limits.SendsPerS), short(limits.FramesPerS))},
+		{"send: rate_limited", sendLimit(limits)},
 		{"join: rate_limited", "joins per second"},
 		{"connect: rate_limited", "logins per second"},
 		{"history: rate_limited", fmt.Sprintf("frames per second (frames_per_s=%s)", short(limits.FramesPerS))},
@@ -166,7 +186,11 @@ func limitsMet(errs map[string]int64, d *driver) []string {
 	} {
 		for cause, n := range errs {
 			if strings.HasPrefix(cause, known.cause) {
-				met = append(met, fmt.Sprintf("%s: met %s", known.words, plural(n, "time")))
+				line := fmt.Sprintf("%s: met %s", known.words, plural(n, "time"))
+				if strings.Contains(known.cause, "rate_limited") || strings.HasSuffix(known.cause, ": 429") || strings.HasSuffix(known.cause, "with 4409") || strings.HasSuffix(known.cause, "with 4429") {
+					line += offHint
+				}
+				met = append(met, line)
 			}
 		}
 	}

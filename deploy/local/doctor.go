@@ -27,6 +27,7 @@ const (
 type Finding struct {
 	Name   string // of the thing
 	OK     bool   // false: something that it is needed for will not work
+	Low    bool   // not OK because there is too little of it, not none
 	Detail string // what is there, and what it is needed for
 	Fix    string // the command that gets it; empty where nothing is to be done
 }
@@ -74,7 +75,7 @@ func doctor(ctx context.Context, e doctorEnv) []Finding {
 		e.tool(ctx, "redis-server", "is the Redis of `parley up`", "apt-get install redis-server, or brew install redis", "", "--version"),
 		e.natsServer(ctx),
 		e.mongo(ctx),
-		e.tool(ctx, "node", "tests the chat page; not needed to run it", "apt-get install nodejs npm, or brew install node", "18", "--version"),
+		e.tool(ctx, "node", "tests the chat page (optional)", "apt-get install nodejs npm, or brew install node", "18", "--version"),
 		e.openFiles(),
 		e.diskSpace(),
 	}
@@ -146,6 +147,7 @@ func (e doctorEnv) openFiles() Finding {
 	}
 	// The Go runtime raises the limit to what is allowed when it starts, so the higher of both counts.
 	f.OK = most >= wantFiles
+	f.Low = !f.OK
 	f.Detail = fmt.Sprintf("%d now, %d allowed; an edge needs one per connection", now, most)
 	if !f.OK {
 		f.Fix = fmt.Sprintf("ulimit -n %d (as root, or in /etc/security/limits.conf)", wantFiles)
@@ -165,6 +167,7 @@ func (e doctorEnv) diskSpace() Finding {
 		return f
 	}
 	f.OK = free >= wantDisk
+	f.Low = !f.OK
 	f.Detail = fmt.Sprintf("%.1f GB free here; `parley up` keeps downloads and data in .local, %.0f GB is comfortable", float64(free)/(1<<30), float64(wantDisk)/(1<<30))
 	if !f.OK {
 		f.Fix = "go clean -cache, or start with --dir on another disk"

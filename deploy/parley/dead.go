@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -93,6 +94,9 @@ func (c *deadReplayCmd) Run(ctx context.Context, s streams) (err error) {
 	return err
 }
 
+// gravesTimeout is how long a person waits for a database that does not answer.
+const gravesTimeout = 10 * time.Second
+
 // graves opens the store, whose log must have so many partitions.
 func (s *servers) graves(ctx context.Context, command string, needs map[string]string) (store.Store, error) {
 	if err := missing(command, needs); err != nil {
@@ -102,8 +106,13 @@ func (s *servers) graves(ctx context.Context, command string, needs map[string]s
 	if err != nil {
 		return nil, err
 	}
-	if err := st.Prepare(ctx, s.Partitions); err != nil {
+	try, cancel := context.WithTimeout(ctx, gravesTimeout)
+	defer cancel()
+	if err := st.Prepare(try, s.Partitions); err != nil {
 		_ = st.Close()
+		if try.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("the MongoDB that MONGODB_URI names does not answer within %v: %w", gravesTimeout, err)
+		}
 		return nil, err
 	}
 	return st, nil

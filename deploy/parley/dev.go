@@ -322,7 +322,7 @@ func (d *dev) banner(w io.Writer, took time.Duration) {
 	fmt.Fprintf(w, "  data        %s\n", where)
 	fmt.Fprintf(w, "  survives    %s\n", survives(d.class))
 	if d.Write != "" {
-		fmt.Fprintf(w, "  an edge     . %s && parley edge --ops off\n", d.Write)
+		fmt.Fprintf(w, "  an edge     . %s && %s edge --ops 127.0.0.1:9104\n", sourced(d.Write), program())
 	}
 	switch {
 	case len(d.edges) == 0:

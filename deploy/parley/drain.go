@@ -38,5 +38,5 @@ func (d *draining) run(e *edge.Server, log *slog.Logger) {
 		log.Warn("drain ended early", "err", err)
 	}
 	log.Info("drained", "held", report.Held, "told", report.Told, "left", report.Left, "closed", report.Closed,
-		"answered", report.Answered, "took", report.Took)
+		"answered", report.Answered, "took", report.Took.String())
 }

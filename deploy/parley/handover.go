@@ -80,7 +80,7 @@ func (h *handover) begin(ctx context.Context, e *edge.Server, cfg *edge.Config, 
 		if r.Alone {
 			log.Warn("the edge before died while it handed over; what it still had is lost", "connections", r.Connections)
 		}
-		log.Info("taken over", "connections", r.Connections, "rooms", r.Rooms, "took", r.Took, "pause_p50", r.Pause50, "pause_p999", r.Pause999, "pause_max", r.PauseMax)
+		log.Info("taken over", "connections", r.Connections, "rooms", r.Rooms, "took", r.Took.String(), "pause_p50", r.Pause50.String(), "pause_p999", r.Pause999.String(), "pause_max", r.PauseMax.String())
 	}
 	if h.Handover == "off" || h.Handover == "auto" && cfg.Portable {
 		return nil, nil

@@ -13,13 +13,13 @@ import (
 // default of its own.
 type edgeLimits struct {
 	MaxConnections int      `name:"max-connections" env:"PARLEY_MAX_CONNECTIONS" default:"0" help:"WebSockets that an edge holds. 0: 0.9 of the process's descriptor limit."`
-	HandshakesPerS int      `name:"handshakes-per-s" env:"PARLEY_HANDSHAKES_PER_S" default:"${handshakes_per_s}" help:"WebSocket handshakes per second and edge. 0 is off; needs --limits."`
-	Handshaking    int      `name:"handshaking" env:"PARLEY_HANDSHAKING" default:"${handshaking}" help:"Connections that may be about to send their HTTP head. 0 is off; needs --limits."`
-	PerIP          int      `name:"connections-per-ip" env:"PARLEY_CONNECTIONS_PER_IP" default:"${per_ip}" help:"WebSockets of one address; private addresses that no trusted proxy names are not limited. 0 is off; needs --limits."`
-	PerUser        int      `name:"connections-per-user" env:"PARLEY_CONNECTIONS_PER_USER" default:"${per_user}" help:"Connections of one person per edge; above it the oldest ends. 0 is off; needs --limits."`
-	FramesPerS     int      `name:"frames-per-s" env:"PARLEY_FRAMES_PER_S" default:"${frames_per_s}" help:"Frames per second of one connection, joins apart. 0 is off; needs --limits."`
-	BytesPerS      int      `name:"bytes-per-s" env:"PARLEY_BYTES_PER_S" default:"${bytes_per_s}" help:"Bytes per second of one connection. 0 is off; needs --limits."`
-	JoinsPerS      int      `name:"joins-per-s" env:"PARLEY_JOINS_PER_S" default:"${joins_per_s}" help:"Joins per second of one connection, with a burst of 1,000. 0 is off; needs --limits."`
+	HandshakesPerS int      `name:"handshakes-per-s" env:"PARLEY_HANDSHAKES_PER_S" default:"${handshakes_per_s}" help:"WebSocket handshakes per second and edge. 0 is off; off in dev without --limits."`
+	Handshaking    int      `name:"handshaking" env:"PARLEY_HANDSHAKING" default:"${handshaking}" help:"Connections that may be about to send their HTTP head. 0 is off; off in dev without --limits."`
+	PerIP          int      `name:"connections-per-ip" env:"PARLEY_CONNECTIONS_PER_IP" default:"${per_ip}" help:"WebSockets of one address; private addresses that no trusted proxy names are not limited. 0 is off; off in dev without --limits."`
+	PerUser        int      `name:"connections-per-user" env:"PARLEY_CONNECTIONS_PER_USER" default:"${per_user}" help:"Connections of one person per edge; above it the oldest ends. 0 is off; off in dev without --limits."`
+	FramesPerS     int      `name:"frames-per-s" env:"PARLEY_FRAMES_PER_S" default:"${frames_per_s}" help:"Frames per second of one connection, joins apart. 0 is off; off in dev without --limits."`
+	BytesPerS      int      `name:"bytes-per-s" env:"PARLEY_BYTES_PER_S" default:"${bytes_per_s}" help:"Bytes per second of one connection. 0 is off; off in dev without --limits."`
+	JoinsPerS      int      `name:"joins-per-s" env:"PARLEY_JOINS_PER_S" default:"${joins_per_s}" help:"Joins per second of one connection, with a burst of 1,000. 0 is off; off in dev without --limits."`
 	InFlight       int      `name:"in-flight" env:"PARLEY_IN_FLIGHT" default:"2000" help:"Questions to workers that may be unanswered, per edge; more wait."`
 	TrustedProxies []string `name:"trusted-proxies" env:"PARLEY_TRUSTED_PROXIES" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and PROXY protocol are believed: addresses or ranges."`
 	ProxyProtocol  bool     `name:"proxy-protocol" env:"PARLEY_PROXY_PROTOCOL" help:"Every connection begins with a header of the PROXY protocol, version 1 or 2; needs --trusted-proxies."`
@@ -81,8 +81,8 @@ func (l *edgeLimits) Validate() error {
 
 // workerLimits are the limits that a worker keeps, behind --limits like an edge's.
 type workerLimits struct {
-	SendsPerS     float64 `name:"sends-per-s" env:"PARLEY_SENDS_PER_S" default:"5" help:"Messages per second of one person and worker. 0 is off; needs --limits."`
-	RoomSendsPerS float64 `name:"room-sends-per-s" env:"PARLEY_ROOM_SENDS_PER_S" default:"200" help:"Messages per second of one room and worker. 0 is off; needs --limits."`
+	SendsPerS     float64 `name:"sends-per-s" env:"PARLEY_SENDS_PER_S" default:"5" help:"Messages per second of one person and worker. 0 is off; off in dev without --limits."`
+	RoomSendsPerS float64 `name:"room-sends-per-s" env:"PARLEY_ROOM_SENDS_PER_S" default:"200" help:"Messages per second of one room and worker. 0 is off; off in dev without --limits."`
 }
 
 func (l *workerLimits) set(c *workers.Config, on bool) {

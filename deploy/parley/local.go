@@ -50,7 +50,7 @@ type doctorCmd struct {
 	BothEnds bool `name:"both-ends" help:"With --target: the load tester runs on this machine, too."`
 }
 
-// Run prints what was found; it fails when something is missing.
+// Run prints what was found; it fails when something is missing or too low.
 func (c doctorCmd) Run(ctx context.Context, s streams) error {
 	if c.Target != 0 || c.BothEnds {
 		return c.target(s)
@@ -60,6 +60,9 @@ func (c doctorCmd) Run(ctx context.Context, s streams) error {
 		mark := "ok     "
 		if !f.OK {
 			mark, missing = "missing", true
+			if f.Low {
+				mark = "low    "
+			}
 		}
 		fmt.Fprintf(s.out, "%s  %-14s %s\n", mark, f.Name, f.Detail)
 		if !f.OK && f.Fix != "" {

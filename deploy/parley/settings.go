@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -79,6 +80,32 @@ func (s *brokers) Validate() error {
 	if !contracts.ValidPartitions(s.Partitions) {
 		return fmt.Errorf("--partitions %d: must be a power of two from 1 to %d", s.Partitions, contracts.Lanes)
 	}
+	return errors.Join(
+		schemes("--nats-url", s.NATSURL, "nats", "tls", "ws", "wss"),
+		schemes("--redis-url", s.RedisURL, "redis", "rediss"),
+	)
+}
+
+// Validate tells what is wrong with the settings.
+func (r *records) Validate() error {
+	if r.MongoURI == "" || strings.HasPrefix(r.MongoURI, "mongodb://") || strings.HasPrefix(r.MongoURI, "mongodb+srv://") {
+		return nil
+	}
+	return errors.New("--mongodb-uri: must begin with mongodb:// or mongodb+srv://")
+}
+
+// Validate tells what is wrong with the settings.
+func (s *servers) Validate() error { return errors.Join(s.brokers.Validate(), s.records.Validate()) }
+
+// schemes says which scheme in a comma list of URLs is none of those allowed. A URL may hold a password, so no more of it
+// is repeated. An entry without a scheme is left to the library.
+func schemes(flag, urls string, allowed ...string) error {
+	for one := range strings.SplitSeq(urls, ",") {
+		scheme, _, ok := strings.Cut(strings.TrimSpace(one), "://")
+		if ok && !slices.Contains(allowed, strings.ToLower(scheme)) {
+			return fmt.Errorf("%s begins with %q: use %s://", flag, scheme+"://", strings.Join(allowed, "://, "))
+		}
+	}
 	return nil
 }
 
@@ -147,5 +174,9 @@ func missing(role string, needs map[string]string) error {
 		return nil
 	}
 	slices.Sort(names)
-	return fmt.Errorf("%s needs %s (set the variable or see --help; `parley dev` needs none, `task up` starts real servers)", role, strings.Join(names, ", "))
+	hint := "set the variable or see --help"
+	if !strings.HasPrefix(role, "dead ") {
+		hint += "; `parley dev` needs none, `task up` starts real servers"
+	}
+	return fmt.Errorf("%s needs %s (%s)", role, strings.Join(names, ", "), hint)
 }

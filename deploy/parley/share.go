@@ -6,6 +6,30 @@ import (
 	"strings"
 )
 
+// sourced is a file as `.` of a shell takes it: a bare name would be looked for on PATH.
+func sourced(file string) string {
+	if !strings.ContainsRune(file, '/') {
+		file = "./" + file
+	}
+	return quoted(file)
+}
+
+// program is how the user started this program; `go run` builds one that is gone when it ends, so its path is of no use.
+func program() string {
+	if strings.Contains(os.Args[0], "/go-build") {
+		return "parley"
+	}
+	return quoted(os.Args[0])
+}
+
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	if strings.ContainsAny(word, " \t'\"$&;()<>|*?`\\") {
+		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	}
+	return word
+}
+
 // share writes the addresses of the servers to the file of --write, as lines for a shell. It appears whole: who waits for
 // it may read it at once. It goes with the process.
 func (d *dev) share() error {
