@@ -14,7 +14,7 @@ import (
 
 // What a connection costs and what a burst of connections needs. The figures are those of deploy/README.md.
 const (
-	edgePerConn   = 2 << 10 // bytes of an edge per connection that is logged in and in a room
+	edgePerConn   = 1 << 10 // bytes of an edge per connection that is logged in and in a room
 	loadPerConn   = 1 << 10 // bytes of the load tester per connection
 	kernelPerConn = 4250    // bytes of the kernel per end of an idle connection: 4.15 KiB
 	spareFiles    = 256     // descriptors that a process needs for itself
