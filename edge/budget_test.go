@@ -137,11 +137,11 @@ func (c *bareClients) open(n int) {
 // say writes and reads until the answer is there.
 func (c *bareClients) say(fd int, b []byte, answer string) {
 	c.t.Helper()
-	if _, err := unix.Write(fd, b); err != nil {
+	if _, err := writeAgain(fd, b); err != nil {
 		c.t.Fatal(err)
 	}
 	for got := 0; !bytes.Contains(c.buf[:got], []byte(answer)); {
-		n, err := unix.Read(fd, c.buf[got:])
+		n, err := readAgain(fd, c.buf[got:])
 		if err != nil || n == 0 {
 			c.t.Fatalf("wait for %q: %d bytes, %v; so far %q", answer, n, err, c.buf[:got])
 		}
@@ -150,3 +150,21 @@ func (c *bareClients) say(fd int, b []byte, answer string) {
 }
 
 func masked(s string) []byte { return ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte(s)))) }
+
+// readAgain is unix.Read through interruptions: a socket with a time limit is not restarted after a signal (signal(7)),
+// and the runtime sends itself many.
+func readAgain(fd int, b []byte) (n int, err error) {
+	for {
+		if n, err = unix.Read(fd, b); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func writeAgain(fd int, b []byte) (n int, err error) {
+	for {
+		if n, err = unix.Write(fd, b); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
