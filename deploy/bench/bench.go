@@ -3,6 +3,7 @@
 // to minute: only figures of one run may be compared.
 //
 //	go run ./deploy/bench                        floors, an edge alone, edges beside the rest, `parley dev`; every case, medians of three
+//	go run ./deploy/bench -crowd 1000000         as many connections as the machine takes, held while some rooms talk
 //	go run ./deploy/bench -peer name=URL[+URL]=PID[+PID]   a system that runs already, such as edges of `parley up`
 package main
 
@@ -45,6 +46,7 @@ type settings struct {
 	connections int
 	pairs       int
 	verbose     bool
+	crowd       crowd
 
 	serve  string // be a system, instead of comparing
 	listen string
@@ -66,6 +68,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.DurationVar(&s.duration, "duration", 3*time.Second, "time measured per case")
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
+	flags.IntVar(&s.crowd.connections, "crowd", 0, "instead of comparing: hold so many connections on as many edges as the descriptor limit needs")
+	flags.IntVar(&s.crowd.members, "members", 112, "with -crowd: connections per room")
+	flags.IntVar(&s.crowd.meet, "meet", 4, "with -crowd: edges on which the members of a room meet")
+	flags.IntVar(&s.crowd.active, "active", 50, "with -crowd: rooms that talk")
+	flags.IntVar(&s.crowd.rate, "rate", 50, "with -crowd: messages per second in all of them together")
+	flags.DurationVar(&s.crowd.hold, "hold", 5*time.Minute, "with -crowd: time measured, once all are connected")
 	flags.BoolVar(&s.verbose, "v", false, "show every run's own summary")
 	flags.StringVar(&s.serve, "serve", "", "be a system: single or batched (floors), or edge (an edge with a stand-in)")
 	flags.StringVar(&s.listen, "listen", "127.0.0.1:0", "address of that one")
@@ -80,6 +88,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return alone.Serve(ctx, s.listen, ready)
 	default:
 		return floor.Serve(ctx, floor.Config{Listen: s.listen, Batched: s.serve == "batched", First: s.first}, ready)
+	}
+	if s.crowd.connections > 0 {
+		return s.gather(ctx, out)
 	}
 	return s.compare(ctx, out)
 }

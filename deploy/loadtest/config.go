@@ -39,7 +39,7 @@ type Config struct {
 	// Scenario defaults to Fanout.
 	Scenario Scenario
 	// URLs are the servers' addresses: ws://host:port/path, wss://, http://, https:// or host:port. The connections of
-	// every room are spread over all of them. Defaults to 127.0.0.1:8080.
+	// every room are spread over all of them, unless Meet says less. Defaults to 127.0.0.1:8080.
 	URLs []string
 	// Rooms is the number of rooms. Defaults to 10, or to what Connections and Members make.
 	Rooms int
@@ -55,6 +55,8 @@ type Config struct {
 	Window int
 	// Senders is the number of connections per room that send. Defaults to all; in the closed loop to 1.
 	Senders int
+	// Meet is on how many of the URLs the members of one room meet. Defaults to all.
+	Meet int
 	// Active is the number of rooms that are spoken in; the others are only held. Defaults to all.
 	Active int
 	// Size is the length of a message's text in bytes. Defaults to 128, at least 96.
@@ -217,6 +219,7 @@ func (c Config) Validate() error {
 		{"members", c.Members, 1, 1 << 22},
 		{"connections", c.Connections, 1, 1 << 22},
 		{"window", c.Window, 1, maxWindow},
+		{"meet", c.Meet, 0, len(c.URLs)},
 		{"senders", c.Senders, 0, 1 << 22}, {"active", c.Active, 0, 1 << 22},
 		{"size", c.Size, minSize, 64 << 10},
 		{"ramp", c.Ramp, 0, 1 << 22},

@@ -16,6 +16,7 @@ type plan struct {
 	Window   int
 	Senders  int // connections per room that send; 0: all
 	Active   int // rooms that are spoken in; 0: all
+	Meet     int // addresses of one room; 0: all
 	Size     int
 	Ramp     int // new connections per second of all; 0: no limit
 	Churn    float64
@@ -40,8 +41,13 @@ type plan struct {
 func (p *plan) room(conn int) int   { return conn % p.Rooms }
 func (p *plan) member(conn int) int { return conn / p.Rooms }
 
-// target spreads the members of every room over all addresses.
-func (p *plan) target(conn int) int { return p.member(conn) % len(p.Targets) }
+// target spreads the members of every room over all addresses, or over its own Meet neighbours among them.
+func (p *plan) target(conn int) int {
+	if p.Meet == 0 {
+		return p.member(conn) % len(p.Targets)
+	}
+	return (p.room(conn)*p.Meet + p.member(conn)%p.Meet) % len(p.Targets)
+}
 
 // sends reports whether the connection is one of those that send.
 func (p *plan) sends(conn int) bool {

@@ -94,7 +94,7 @@ func (d *driver) begin(ctx context.Context, out io.Writer) error {
 	rate, _ := parseRate(c.Rate) // Validate has seen it
 	d.plan = plan{
 		Run: runName(c.Seed ^ time.Now().UnixNano()), Scenario: c.Scenario, Prefix: c.Prefix, Rooms: c.Rooms, Conns: c.Connections,
-		Rate: rate, Window: c.Window, Senders: c.Senders, Active: c.Active, Size: c.Size, Ramp: c.Ramp, Churn: c.Churn, Token: c.Token,
+		Rate: rate, Window: c.Window, Senders: c.Senders, Active: c.Active, Meet: c.Meet, Size: c.Size, Ramp: c.Ramp, Churn: c.Churn, Token: c.Token,
 		Seed: c.Seed, Goroutines: c.Goroutines, Insecure: c.Insecure, dial: c.dial, clock: &d.clock,
 	}
 	for i, u := range c.URLs {

@@ -28,6 +28,7 @@ type loadRunCmd struct {
 	Window      int           `name:"window" placeholder:"N" help:"Messages a sender may have under way. Defaults to 64, in the closed loop to 4."`
 	Senders     int           `name:"senders" placeholder:"N" help:"Connections per room that send. Defaults to all, in the closed loop to 1."`
 	Active      int           `name:"active" placeholder:"N" help:"Rooms that are spoken in; the others are only held. Defaults to all."`
+	Meet        int           `name:"meet" placeholder:"N" help:"On how many of the addresses the members of one room meet. Defaults to all."`
 	Size        int           `name:"size" placeholder:"BYTES" help:"Length of a message. Defaults to 128."`
 	Warmup      time.Duration `name:"warmup" default:"2s" help:"Time before anything is measured."`
 	Duration    time.Duration `name:"duration" short:"d" placeholder:"TIME" help:"Time measured. Defaults to 8s; soak: 10m."`
@@ -56,7 +57,7 @@ type loadRunCmd struct {
 func (c *loadRunCmd) config() loadtest.Config {
 	return loadtest.Config{
 		Scenario: loadtest.Scenario(c.Scenario), URLs: c.URL, Rooms: c.Rooms, Members: c.Members, Connections: c.Connections,
-		Rate: c.Rate, Window: c.Window, Senders: c.Senders, Active: c.Active, Size: c.Size, Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain,
+		Rate: c.Rate, Window: c.Window, Senders: c.Senders, Active: c.Active, Meet: c.Meet, Size: c.Size, Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain,
 		Ramp: c.Ramp, RampTimeout: c.RampTimeout, Churn: c.Churn, Stall: c.Stall, Trickle: c.Trickle, Token: c.Token, Prefix: c.Prefix, SLO: c.SLO, PIDs: c.PID,
 		Metrics: c.Metrics, Processes: c.Processes, Loops: c.Loops, Goroutines: c.Goroutines, Insecure: c.Insecure, JSON: c.JSON, HTML: c.HTML,
 		Plain: c.Plain, Seed: c.Seed,
