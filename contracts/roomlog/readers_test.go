@@ -31,7 +31,7 @@ func (w *world) newReader(name string, start int64) reader {
 // look moves the look-ups: it asks, has the store read, or takes an answer, in any order.
 func (r *reader) look(w *world) {
 	if w.chance(50) {
-		if l := r.Lookup(); l != nil {
+		if l := r.Lookup(1 + w.rand.IntN(8)); l != nil {
 			r.lookups = append(r.lookups, &lookup{Lookup: l, reader: at(r.epoch, r.Next()), asOf: r.asOf})
 		}
 	}

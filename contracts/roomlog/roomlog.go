@@ -38,12 +38,11 @@ const Version = 1
 // key saves a question.
 const KeepKeys = 5 * time.Minute
 
-// Bounds of one Lookup: the key questions asked at once for one waiting room, and the questions after which no further
-// room is added.
-const (
-	readAhead    = 512
-	maxQuestions = 2048
-)
+// MaxQuestions is how many questions are good to ask in one Lookup.
+const MaxQuestions = 2048
+
+// readAhead bounds the key questions asked at once for one waiting room.
+const readAhead = 512
 
 // EntryQuery asks for the row with an identity at a position below Before.
 type EntryQuery struct {
@@ -250,9 +249,9 @@ func (s *Sequencer) Low() int64 {
 // KeyTime returns a K for a checkpoint at or below Next: the largest key time of all records below Next.
 func (s *Sequencer) KeyTime() int64 { return s.highest }
 
-// Lookup returns the questions that nobody asks yet, or nil. It must be given back once, to Answer or Failed; several may
-// be out at once. There may be more questions than one Lookup takes: ask until it is nil.
-func (s *Sequencer) Lookup() *Lookup {
+// Lookup returns questions that nobody asks yet, about most of them, or nil where there are none. It must be given back
+// once, to Answer or Failed; several may be out at once. There may be more questions than one Lookup takes: ask until it is nil.
+func (s *Sequencer) Lookup(most int) *Lookup {
 	var l *Lookup
 	for _, r := range s.waiting {
 		if r.asked {
@@ -261,7 +260,8 @@ func (s *Sequencer) Lookup() *Lookup {
 		if l == nil {
 			l = &Lookup{generation: s.generation}
 		}
-		if len(l.Entries)+len(l.Heads) >= maxQuestions {
+		left := most - len(l.Entries) - len(l.Heads)
+		if left <= 0 && len(l.asked) > 0 {
 			break
 		}
 		r.asked = true
@@ -273,7 +273,7 @@ func (s *Sequencer) Lookup() *Lookup {
 			}
 			l.Heads = append(l.Heads, HeadQuery{Room: r.id, Before: before})
 		}
-		for i := range r.queue[:min(len(r.queue), readAhead)] {
+		for i := range r.queue[:min(len(r.queue), readAhead, max(left, 1))] {
 			if q := &r.queue[i]; s.mustAsk(q) {
 				before := s.position(q.offset)
 				if planted.On(planted.DuplicateOK) {

@@ -51,7 +51,7 @@ func (s *script) push(offset int64, id contracts.Identity) {
 
 // ask takes a Lookup and notes its questions.
 func (s *script) ask() *roomlog.Lookup {
-	l := s.Lookup()
+	l := s.Lookup(roomlog.MaxQuestions)
 	if l == nil {
 		s.got = append(s.got, "no questions")
 		return nil
@@ -283,7 +283,7 @@ func TestSequencer(t *testing.T) {
 
 // answerNone answers every question with "no such row".
 func answerNone(s *roomlog.Sequencer) (questions int) {
-	for l := s.Lookup(); l != nil; l = s.Lookup() {
+	for l := s.Lookup(roomlog.MaxQuestions); l != nil; l = s.Lookup(roomlog.MaxQuestions) {
 		s.Answer(l, make([]roomlog.Found, len(l.Entries)), make([]roomlog.Found, len(l.Heads)))
 		questions += len(l.Entries) + len(l.Heads)
 	}
@@ -386,7 +386,7 @@ func TestLookupIsBounded(t *testing.T) {
 	for i := range int64(rooms * perRoom) {
 		s.Push(i, identity(fmt.Sprint("r", i%rooms), 1000, uint64(i)))
 	}
-	l := s.Lookup()
+	l := s.Lookup(roomlog.MaxQuestions)
 	if n := len(l.Entries) + len(l.Heads); n > 2600 {
 		t.Errorf("%d questions in one Lookup", n)
 	}

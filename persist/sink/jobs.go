@@ -11,6 +11,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts/planted"
+	"github.com/parley-chat/parley/contracts/roomlog"
 	"github.com/parley-chat/parley/persist/store"
 )
 
@@ -19,7 +20,7 @@ func (p *partition) startLookup(ctx context.Context) {
 	if p.looking {
 		return
 	}
-	l := p.seq.Lookup()
+	l := p.seq.Lookup(roomlog.MaxQuestions)
 	if l == nil {
 		return
 	}

@@ -53,6 +53,7 @@ type Dispatcher struct {
 	ring         ring
 	waitingBytes int
 	waitingRooms int
+	pace         pace
 	parked       map[*ask]struct{} // questions that wait for a room
 	readers      int               // answers being written from the log or at length
 	sweep        *time.Timer       // when the first of parked may run out
@@ -93,6 +94,7 @@ func New(cfg Config, deps Deps) *Dispatcher {
 		adopted:    make(map[int32][]contracts.RoomID),
 		lost:       make(map[int32]loss),
 		parked:     make(map[*ask]struct{}),
+		pace:       newPace(),
 	}
 }
 

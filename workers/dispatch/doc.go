@@ -40,6 +40,10 @@
 // does not show it, and written on the log looks as before. So a dispatcher that cannot read on, or finds D beyond the
 // log's end, stops the partition, and commits a D beyond any end; the persister reads that and begins the next epoch.
 //
+// Look-ups are paced in all partitions together (lookup.go). Who takes everything over has one to make in each; a store with
+// little time answers none of so many before they are given up, goes on with them unheard, and asked again at once it
+// would never get anywhere.
+//
 // A room in which records wait for the store gives no head until they are numbered: the answer would be older than what
 // was read. Other rooms go on.
 package dispatch

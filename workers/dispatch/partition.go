@@ -16,7 +16,6 @@ import (
 
 const (
 	waitingAllowance = 256  // bytes counted for each waiting record beside its own
-	maxLookups       = 4    // out at once, per partition
 	catchUpRecords   = 2000 // read from the log at once
 )
 
@@ -45,8 +44,9 @@ type partition struct {
 	// What waits for the store.
 	pending      map[int64]pendingRecord // by offset
 	waitingBytes int
-	lookups      int // under way
-	failures     int // of look-ups, in a row
+	lookups      int  // under way
+	inTurn       bool // it is in pace.turns
+	failures     int  // of look-ups, in a row
 	asks         map[contracts.RoomID][]*ask
 
 	// Reading on from the log after too much waited; see catchUp.
@@ -202,59 +202,6 @@ func (d *Dispatcher) advance(p *partition) {
 	d.lookUp(p)
 	d.publish(p)
 	d.evict()
-}
-
-// lookUp asks the store what the sequencer does not hold.
-func (d *Dispatcher) lookUp(p *partition) {
-	for p.lookups < maxLookups {
-		l := p.seq.Lookup()
-		if l == nil {
-			return
-		}
-		p.lookups++
-		wait := min(50*time.Millisecond<<min(p.failures, 10), time.Second)
-		d.job(p, func(ctx context.Context) func() {
-			call, cancel := context.WithTimeout(ctx, d.cfg.StoreTimeout)
-			entries, heads, err := d.deps.Store.Lookup(call, l.Entries, l.Heads)
-			cancel()
-			if err != nil {
-				_ = pause(ctx, wait)
-			}
-			return func() { d.lookedUp(p, l, entries, heads, err) }
-		})
-	}
-}
-
-func (d *Dispatcher) lookedUp(p *partition, l *roomlog.Lookup, entries, heads []roomlog.Found, err error) {
-	p.lookups--
-	if err != nil {
-		if p.failures++; p.failures == 1 {
-			d.log.Warn("the store does not answer, trying on", "partition", p.id, "err", err)
-		}
-		d.metrics.lookupErrors.Inc()
-		p.seq.Failed(l)
-		d.advance(p)
-		return
-	}
-	p.failures = 0
-	p.seq.Answer(l, entries, heads)
-	for _, o := range p.seq.Take() {
-		w := p.pending[o.Offset]
-		delete(p.pending, o.Offset)
-		p.waitingBytes -= w.size + waitingAllowance
-		d.waitingBytes -= w.size + waitingAllowance
-		if w.room.waiting--; w.room.waiting == 0 {
-			d.waitingRooms--
-		}
-		d.decided(p, w.room, &w.readRecord, o)
-	}
-	for _, q := range l.Heads {
-		d.wake(p, q.Room)
-	}
-	for _, q := range l.Entries {
-		d.wake(p, q.Identity.Room)
-	}
-	d.advance(p)
 }
 
 // catchUp reads on from the log where what was polled was dropped because too much waited.

@@ -47,6 +47,8 @@ type world struct {
 	older       []contracts.Entry
 	storeErr    error
 	storeHangs  chan struct{} // look-ups wait until it is closed
+	storeTakes  time.Duration // for a question of a look-up; it takes one after the other, also those that nobody waits for any more
+	storeBusy   time.Time     // until when it is
 
 	// Redis.
 	told    []told
@@ -238,7 +240,19 @@ func (w *world) Checkpoints(context.Context) (all []contracts.Checkpoint, err er
 func (w *world) Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (fe, fh []roomlog.Found, err error) {
 	w.mu.Lock()
 	hangs := w.storeHangs
+	if now := time.Now(); w.storeBusy.Before(now) {
+		w.storeBusy = now
+	}
+	w.storeBusy = w.storeBusy.Add(w.storeTakes * time.Duration(len(entries)+len(heads)))
+	busy := time.Until(w.storeBusy)
 	w.mu.Unlock()
+	if busy > 0 {
+		select {
+		case <-time.After(busy):
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
 	if hangs != nil {
 		select {
 		case <-hangs:

@@ -248,7 +248,7 @@ func (c *Checker) fold(id int32, p *partition) {
 			continue
 		}
 		s.Push(r.offset, r.id)
-		for l := s.Lookup(); l != nil; l = s.Lookup() {
+		for l := s.Lookup(roomlog.MaxQuestions); l != nil; l = s.Lookup(roomlog.MaxQuestions) {
 			s.Answer(l, found(l.Entries, func(q roomlog.EntryQuery) *row { return trusted[q.Identity] }), found(l.Heads, func(q roomlog.HeadQuery) *row { return newest[q.Room] }))
 		}
 		for _, o := range s.Take() {
