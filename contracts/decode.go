@@ -3,7 +3,17 @@ package contracts
 import (
 	"encoding/json"
 	"strconv"
+	"sync"
 )
+
+// decoding lends the room for the fields of what is decoded: it would be most of what an answer to a message costs.
+var decoding = sync.Pool{New: func() any { return new([32]field) }}
+
+// giveBack ends a loan of decoding. It must not hold on to what was decoded.
+func giveBack(fields *[32]field) {
+	clear(fields[:])
+	decoding.Put(fields)
+}
 
 // DecodeCommand is json.Unmarshal into c, which must be zero, faster for what most commands hold. The bodies refer to data.
 func DecodeCommand(data []byte, c *Command) error {
@@ -16,12 +26,13 @@ func DecodeCommand(data []byte, c *Command) error {
 
 // decode reads a command of the common kinds; where it is false, c is in no defined state.
 func (c *Command) decode(data []byte) (ok bool) {
-	fields := make([]field, 0, 20) // of the command, and behind them of what is in it
-	o, err := parseObject(data, fields[:0:12])
+	fields := decoding.Get().(*[32]field)
+	defer giveBack(fields)
+	o, err := parseObject(data, fields[:0:12]) // behind them are those of what is in the command
 	if err != nil {
 		return false
 	}
-	inner := fields[12:12]
+	inner := fields[12:12:32]
 	for _, f := range o.fields {
 		switch string(f.name) {
 		case "op":
@@ -91,7 +102,10 @@ func (p *Person) decode(data []byte, fields []field) (ok bool) {
 
 // DecodeAnswer is json.Unmarshal into a, which must be zero, faster for what most answers hold. The results refer to data.
 func DecodeAnswer(data []byte, a *Answer) error {
-	if a.decode(data, make([]field, 0, 32), true) {
+	fields := decoding.Get().(*[32]field)
+	ok := a.decode(data, fields[:0], true)
+	giveBack(fields)
+	if ok {
 		return nil
 	}
 	*a = Answer{}
