@@ -74,14 +74,15 @@ type loop struct {
 	held     int     // connections
 	born     int32   // the first generation of a seat
 	locals   map[contracts.RoomID]*local
-	dirty    []*local // rooms with something to write, the longest waiting first
-	wrote    int      // system calls of deliveries in this round
-	puts     int      // all of this round's
-	round    uint32   // counts them
-	owed     []owing  // replies that are not written yet
-	scrap    [][]byte // memory for more of them
-	again    []*conn  // readable, not read to the end
-	stuck    []*conn  // output waits; see output.place
+	dirty    []*local  // rooms with something to write, the longest waiting first
+	due      []posting // messages that are to be asked about at the end of the round's input
+	wrote    int       // system calls of deliveries in this round
+	puts     int       // all of this round's
+	round    uint32    // counts them
+	owed     []owing   // replies that are not written yet
+	scrap    [][]byte  // memory for more of them
+	again    []*conn   // readable, not read to the end
+	stuck    []*conn   // output waits; see output.place
 	buf      []byte
 	out      []byte            // scratch for frames that are written at once
 	gathered []byte            // scratch for what waited, nil until something has
@@ -223,6 +224,7 @@ func (l *loop) work() {
 			it.local.left(it.user, it.except, it.frame)
 		}
 	}
+	l.pumpAll()
 	l.deliver()
 	l.relieve()
 	clear(items)
@@ -230,7 +232,7 @@ func (l *loop) work() {
 		items = nil
 	}
 	l.spare = items
-	l.more = len(l.dirty) > 0
+	l.more = len(l.dirty) > 0 || len(l.due) > 0
 	if len(items) > 0 {
 		// What arrived meanwhile found awake set and woke nobody.
 		l.mu.Lock()

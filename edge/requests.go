@@ -56,6 +56,9 @@ func (c *conn) request(payload []byte) {
 		return
 	}
 	c.loop.srv.metrics.requests[req.op].Inc()
+	if req.op != contracts.OpSend {
+		c.loop.pumpAll() // what was sent before is asked before
+	}
 	switch req.op {
 	case contracts.OpConnect:
 		c.connect(&req)

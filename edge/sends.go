@@ -15,9 +15,11 @@ const (
 )
 
 // sends are one connection's messages to one room: one batch is on its way, the rest queues behind it, so that they
-// enter the log in the order in which they were sent. What queues is bounded by maxPending.
+// enter the log in the order in which they were sent. What queues is bounded by maxPending. A batch starts when the
+// round's input has been read: what a client wrote at once is one question, one append and one delivery.
 type sends struct {
 	room  contracts.RoomID
+	due   bool // in loop.due
 	asked []request
 	queue []request
 
@@ -85,7 +87,7 @@ func (c *conn) post(req *request) {
 	r.body = bytes.Clone(req.body)
 	q.queue = append(q.queue, r)
 	c.begin(1)
-	c.pump(q)
+	c.pumpSoon(q)
 }
 
 // stop notes the answer to a message if what follows it must get the same, and reports whether it must.
@@ -102,6 +104,32 @@ func (c *conn) forgetIdle(q *sends) {
 	if c.busy != nil && q.idle() {
 		c.busy.sends = slices.DeleteFunc(c.busy.sends, func(o *sends) bool { return o == q })
 	}
+}
+
+// posting is a connection's messages to a room that are to be pumped.
+type posting struct {
+	conn  *conn
+	sends *sends
+}
+
+// pumpSoon has the next batch sent once this round's input has been read, if none is on its way.
+func (c *conn) pumpSoon(q *sends) {
+	if q.due || len(q.asked) > 0 || len(q.queue) == 0 {
+		return
+	}
+	q.due = true
+	c.loop.due = append(c.loop.due, posting{c, q})
+}
+
+// pumpAll sends the batches that are due, also those of connections that have ended meanwhile: their messages came before.
+func (l *loop) pumpAll() {
+	for i := range l.due {
+		p := l.due[i]
+		p.sends.due = false
+		p.conn.pump(p.sends)
+	}
+	clear(l.due)
+	l.due = l.due[:0]
 }
 
 // pump sends the next batch if none is on its way.
@@ -183,7 +211,7 @@ func (c *conn) posted(q *sends, a *contracts.Answer, bad *contracts.Error) {
 		finished += len(q.queue)
 		q.queue = nil
 	}
-	c.pump(q)
+	c.pumpSoon(q)
 	c.forgetIdle(q)
 	c.finish(finished)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +87,26 @@ func TestSendsKeepTheirOrder(t *testing.T) {
 	})
 }
 
+// TestSendsTogether: what a client writes at once is asked at once, before what follows it, and also if the client leaves
+// right behind it.
+func TestSendsTogether(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		c := w.connected()
+		c.write(slices.Concat(
+			text(`{"op":"send","room":"a","text":"t1"}`), text(`{"op":"send","room":"a","text":"t2"}`), text(`{"op":"send","room":"b","text":"t3"}`),
+			text(`{"id":4,"op":"rooms"}`), text(`{"op":"send","room":"c","text":"t5"}`), text(`{"op":"send","room":"c","text":"t6"}`),
+			frame(0x88, nil)))
+		for _, want := range [][]string{{"t1", "t2"}, {"t3"}, {"t5", "t6"}} {
+			if diff := cmp.Diff(want, w.worker.next(t, contracts.OpSend).texts(t)); diff != "" {
+				t.Error(diff)
+			}
+		}
+		w.worker.next(t, contracts.OpRooms)
+		c.closes(contracts.CloseNormal)
+	})
+}
+
 func TestSendStops(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
 		w := newWorld(t, portable)
@@ -117,8 +138,8 @@ func TestSendStops(t *testing.T) {
 		c.reply(8)
 
 		c.send(9, "a", 3) // its key comes again
-		c.send(10, "a", 5)
 		q := w.worker.next(t, contracts.OpSend)
+		c.send(10, "a", 5)
 		if diff := cmp.Diff([]string{"t9"}, q.texts(t)); diff != "" {
 			t.Error(diff)
 		}
