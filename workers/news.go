@@ -6,20 +6,40 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/parley-chat/parley/contracts"
 )
 
 const (
 	newsPause  = 250 * time.Millisecond // between two presence events of a small room, of one worker, at least
 	personNews = 25 * time.Millisecond  // and for each person there, as each is one who is told
-	maxNews    = 10_000                 // rooms in their pause; further ones have none
+	maxNews    = 50_000                 // rooms in their pause; further ones have none
+	toldEvents = 20_000                 // presence events a second to all who are told, of one worker: above it, pauses are longer
 )
+
+// telling is the budget of presence events, counted by who is told. A storm of joins in many rooms would otherwise cost
+// the edges more than the joins themselves, as each is told to everybody in its room.
+type telling struct{ budget *rate.Limiter }
+
+func newTelling() telling { return telling{rate.NewLimiter(toldEvents, toldEvents)} }
+
+// turn takes what telling so many people costs, and says after how long they may be told.
+func (t telling) turn(people int) time.Duration {
+	return t.budget.ReserveN(time.Now(), min(max(people, 1), toldEvents)).Delay()
+}
+
+// debt is how long the budget is spent in advance.
+func (t telling) debt() time.Duration {
+	return time.Duration(max(0, -t.budget.Tokens()) / toldEvents * float64(time.Second))
+}
 
 // pauseOf is the pause behind an event in a room of so many people.
 func pauseOf(people int) time.Duration { return max(newsPause, time.Duration(people)*personNews) }
 
-// news tells small rooms who came and went: the first change at once, those in the pause behind it together. When a
-// hundred people come into a room at the same time, a hundred others would otherwise hear of each one by one.
+// news tells small rooms who came and went: the first change at once if the budget allows, those in the pause behind it
+// together. When a hundred people come into a room at the same time, a hundred others would otherwise hear of each one
+// by one.
 type news struct {
 	w *Worker
 
@@ -31,6 +51,7 @@ type news struct {
 // bulletin is what happened in a room since its last event.
 type bulletin struct {
 	event presenceEvent
+	turn  bool // the event is paid for: the room is told when the timer ends
 	timer *time.Timer
 }
 
@@ -47,9 +68,15 @@ func (n *news) tell(ctx context.Context, changed []*presenceEvent) {
 			b.event.add(e)
 			continue
 		case !n.closed && len(n.rooms) < maxNews:
-			b = &bulletin{event: newPresenceEvent(e.Room)}
-			b.timer = time.AfterFunc(pauseOf(e.Count), func() { n.pauseEnds(e.Room) })
+			delay := n.w.telling.turn(e.Count)
+			b = &bulletin{event: newPresenceEvent(e.Room), turn: delay > 0}
 			n.rooms[e.Room] = b
+			if b.turn {
+				b.event.add(e)
+				b.timer = time.AfterFunc(delay, func() { n.pauseEnds(e.Room) })
+				continue
+			}
+			b.timer = time.AfterFunc(pauseOf(e.Count), func() { n.pauseEnds(e.Room) })
 		}
 		now = append(now, event{room: e.Room, body: e})
 	}
@@ -71,7 +98,15 @@ func (n *news) pauseEnds(room contracts.RoomID) {
 		n.mu.Unlock()
 		return
 	}
-	b.event = newPresenceEvent(room)
+	if !b.turn {
+		if delay := n.w.telling.turn(e.Count); delay > 0 {
+			b.turn = true
+			b.timer.Reset(delay)
+			n.mu.Unlock()
+			return
+		}
+	}
+	b.event, b.turn = newPresenceEvent(room), false
 	b.timer.Reset(pauseOf(e.Count))
 	n.w.running.begin()
 	n.mu.Unlock()

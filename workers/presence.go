@@ -168,19 +168,21 @@ func (c *crowds) now(ctx context.Context, room contracts.RoomID) (done bool) {
 	if err == nil {
 		e := newPresenceEvent(room)
 		e.Count = count
+		c.w.telling.turn(count)
 		c.w.publish(ctx, event{room: room, body: &e})
 	}
 	return true
 }
 
-// wait tells the room's number after the pause, and a little more so that workers take turns.
+// wait tells the room's number after the pause, later if the budget is spent, and a little more so that workers take
+// turns.
 func (c *crowds) wait(room contracts.RoomID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, waits := c.later[room]; waits || c.closed || len(c.later) >= maxCrowds {
 		return
 	}
-	c.later[room] = time.AfterFunc(crowdPause+rand.N(crowdPause/10), func() {
+	c.later[room] = time.AfterFunc(crowdPause+rand.N(crowdPause/10)+c.w.telling.debt(), func() {
 		c.mu.Lock()
 		delete(c.later, room)
 		if c.closed {

@@ -224,3 +224,52 @@ func TestPresenceOfManyAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestPresenceWithinItsBudget: when people come into very many rooms at once, each room is told in its turn, of all who
+// came by then, and those who are told in a second are no more than the budget.
+func TestPresenceWithinItsBudget(t *testing.T) {
+	const rooms, inRoom = 1000, 80
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.base = inRoom - 2
+		for i := range 2 * rooms {
+			c := cmd(contracts.OpJoin, `{}`)
+			c.Room = contracts.RoomID(fmt.Sprint("r", i%rooms))
+			c.User = &contracts.Person{ID: contracts.UserID(fmt.Sprint("u", i/rooms)), Name: "n"}
+			decode[contracts.JoinOK](t, f.do(c))
+		}
+		most, heard := 20_000, map[contracts.RoomID]int{} // what was saved up may be told at once
+		for second := range 10 {
+			synctest.Wait()
+			people, both := 0, 0
+			for _, body := range f.told() {
+				var e struct {
+					Room   contracts.RoomID
+					Joined []contracts.Person
+					Count  int
+				}
+				if err := json.Unmarshal([]byte(body), &e); err != nil {
+					t.Fatal(err)
+				}
+				people += e.Count
+				heard[e.Room] += len(e.Joined)
+				if len(e.Joined) == 2 {
+					both++
+				}
+			}
+			if people > most {
+				t.Errorf("second %d: %d people were told something", second, people)
+			}
+			if second == 2 && both == 0 {
+				t.Error("who waited for their turn heard of one after the other")
+			}
+			most = 20_000 + 20_000/inRoom + 2*inRoom // paid for as many as were there when the turn was taken
+			time.Sleep(time.Second)
+		}
+		for room := range rooms {
+			if n := heard[contracts.RoomID(fmt.Sprint("r", room))]; n != 2 {
+				t.Fatalf("room %d heard of %d who came, want 2", room, n)
+			}
+		}
+	})
+}

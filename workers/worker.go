@@ -165,6 +165,7 @@ type Worker struct {
 	members   *members
 	crowds    *crowds
 	news      *news
+	telling   telling
 	sends     *sendRates[contracts.UserID]
 	roomSends *sendRates[contracts.RoomID]
 
@@ -205,6 +206,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.members = newMembers(w.background, deps.Store, &w.running, w.log, w.metrics, cfg.MaxMemberWrites)
 	w.crowds = newCrowds(w)
 	w.news = newNews(w)
+	w.telling = newTelling()
 	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
 	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)
 	return w, nil
