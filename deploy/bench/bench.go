@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
 	flags.IntVar(&s.crowd.connections, "crowd", 0, "instead of comparing: hold so many connections on as many edges as the descriptor limit needs")
-	flags.IntVar(&s.crowd.members, "members", 112, "with -crowd: connections per room")
+	flags.IntVar(&s.crowd.members, "members", 100, "with -crowd: connections per room")
 	flags.IntVar(&s.crowd.meet, "meet", 4, "with -crowd: edges on which the members of a room meet")
 	flags.IntVar(&s.crowd.active, "active", 50, "with -crowd: rooms that talk")
 	flags.IntVar(&s.crowd.rate, "rate", 50, "with -crowd: messages per second in all of them together")
