@@ -87,14 +87,20 @@ func (n Names) RecentKey(room RoomID, epoch Epoch) string {
 	return n.group(LaneOf(room).Group()) + "recent:" + string(room) + ":" + strconv.Itoa(int(epoch))
 }
 
-// OnlineKey is the hash of who listens to a room: field "node/user", value the person as JSON.
-func (n Names) OnlineKey(room RoomID) string {
-	return n.group(LaneOf(room).Group()) + "online:" + string(room)
+// PresentKey is the hash of who listens to a room, by user; PresentNodesKey holds the nodes through which. Package
+// fanout says what is in them.
+func (n Names) PresentKey(room RoomID) string {
+	return n.group(LaneOf(room).Group()) + "present:" + string(room)
 }
 
-// OnlineTurnKey is held for the pause between two presence events of a large room.
-func (n Names) OnlineTurnKey(room RoomID) string {
-	return n.group(LaneOf(room).Group()) + "online-turn:" + string(room)
+// PresentNodesKey is in the same slot as PresentKey.
+func (n Names) PresentNodesKey(room RoomID) string {
+	return n.group(LaneOf(room).Group()) + "present-nodes:" + string(room)
+}
+
+// PresentTurnKey is held for the pause between two presence events of a large room.
+func (n Names) PresentTurnKey(room RoomID) string {
+	return n.group(LaneOf(room).Group()) + "present-turn:" + string(room)
 }
 
 // NodesKey is the sorted set of live edge nodes, scored by the Unix milliseconds at which each one's lease ends.

@@ -56,8 +56,9 @@ func TestNames(t *testing.T) {
 		{n.LaneChannel(lane), "parley:" + group + ":lane:" + itoa(int(lane))},
 		{n.CanaryChannel(3, "edge-1"), "parley:{g3}:canary:edge-1"},
 		{n.RecentKey("lobby", 2), "parley:" + group + ":recent:lobby:2"},
-		{n.OnlineKey("lobby"), "parley:" + group + ":online:lobby"},
-		{n.OnlineTurnKey("lobby"), "parley:" + group + ":online-turn:lobby"},
+		{n.PresentKey("lobby"), "parley:" + group + ":present:lobby"},
+		{n.PresentNodesKey("lobby"), "parley:" + group + ":present-nodes:lobby"},
+		{n.PresentTurnKey("lobby"), "parley:" + group + ":present-turn:lobby"},
 		{n.NodesKey(), "parley:nodes"},
 		{n.LogTopic(), "parley.log"},
 		{n.DispatchGroup(), "parley-dispatch"},
@@ -72,7 +73,8 @@ func TestNames(t *testing.T) {
 	}
 	for _, s := range []string{
 		other.Work(contracts.OpSend, 7), other.WorkAll(contracts.OpSend), other.Dispatch(7), other.WorkQueue(), other.Service("worker"),
-		other.LaneChannel(lane), other.CanaryChannel(3, "e"), other.RecentKey("lobby", 2), other.OnlineKey("lobby"), other.OnlineTurnKey("lobby"),
+		other.LaneChannel(lane), other.CanaryChannel(3, "e"), other.RecentKey("lobby", 2),
+		other.PresentKey("lobby"), other.PresentNodesKey("lobby"), other.PresentTurnKey("lobby"),
 		other.NodesKey(), other.LogTopic(), other.DispatchGroup(), other.PersistGroup(), other.Database(),
 	} {
 		if !strings.HasPrefix(s, "other") {

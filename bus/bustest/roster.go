@@ -1,7 +1,10 @@
 package bustest
 
 import (
+	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +25,7 @@ type RosterFixture struct {
 func Roster(t *testing.T, start func(t *testing.T) RosterFixture) {
 	t.Run("enter and leave", func(t *testing.T) { testEnterLeave(t, start(t)) })
 	t.Run("two nodes", func(t *testing.T) { testTwoNodes(t, start(t)) })
+	t.Run("many at once", func(t *testing.T) { testManyAtOnce(t, start(t)) })
 	t.Run("dead node", func(t *testing.T) { testDeadNode(t, start(t)) })
 	t.Run("list", func(t *testing.T) { testList(t, start(t)) })
 	t.Run("turn", func(t *testing.T) { testTurn(t, start(t)) })
@@ -111,6 +115,59 @@ func testTwoNodes(t *testing.T, f RosterFixture) {
 	got, err = r1.Leave(ctx, "n2", who("a", "ann"))
 	expectChanges(t, "Leave through n2", got, err, fanout.Change{Changed: true, Count: 2})
 	expectList(t, r2, "a", "bob", "cem")
+}
+
+// testManyAtOnce lets many callers change the same rooms at the same time: each counts once, and what one does after
+// another is seen in this order.
+func testManyAtOnce(t *testing.T, f RosterFixture) {
+	rosters := []fanout.Roster{f.Roster(), f.Roster()}
+	rooms := []contracts.RoomID{"a", "b", "c"}
+	const people = 60
+	counts := make(map[contracts.RoomID]*[people + 1]atomic.Int32)
+	for _, room := range rooms {
+		counts[room] = new([people + 1]atomic.Int32)
+	}
+	var wg sync.WaitGroup
+	for i := range people {
+		for _, room := range rooms {
+			wg.Go(func() {
+				r, node := rosters[i%len(rosters)], contracts.NodeID(fmt.Sprint("n", i%7))
+				whom := who(room, fmt.Sprintf("u%02d", i))
+				got, err := r.Enter(t.Context(), node, whom)
+				if err != nil || len(got) != 1 || !got[0].Changed || got[0].Count < 1 || got[0].Count > people {
+					t.Errorf("Enter = %v, %v", got, err)
+					return
+				}
+				counts[room][got[0].Count].Add(1)
+				if i%2 == 1 {
+					return
+				}
+				for n, change := range []func(context.Context, contracts.NodeID, []contracts.Presence) ([]fanout.Change, error){r.Enter, r.Leave, r.Leave, r.Enter} {
+					got, err := change(t.Context(), node, whom)
+					if err != nil || len(got) != 1 || got[0].Changed != (n == 1 || n == 3) {
+						t.Errorf("change %d of %s = %v, %v", n, whom[0].User.ID, got, err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, room := range rooms {
+		var ids []string
+		for i := range people {
+			ids = append(ids, fmt.Sprintf("u%02d", i))
+		}
+		expectList(t, rosters[0], room, ids...)
+		if counts[room][1].Load() == 0 {
+			t.Errorf("nobody was the first in room %s", room)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := rosters[0].Enter(ctx, "n1", who("d", "late")); err == nil {
+		t.Error("Enter with an ended context succeeds")
+	}
+	expectList(t, rosters[1], "d")
 }
 
 func testDeadNode(t *testing.T, f RosterFixture) {

@@ -3,7 +3,11 @@
 package fanout_test
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/parley-chat/parley/bus/fanout"
@@ -49,6 +53,61 @@ func benchmarkPublish(b *testing.B, url string) {
 	}
 	<-r.done
 	b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "messages/s")
+}
+
+// benchmarkEnter lets 256 callers enter rooms of 112 people through so many nodes, a room's members spread over all of
+// them and all rooms open at once, and measures what a person costs the server: processor time, by its own account, and memory.
+func benchmarkEnter(b *testing.B, url string, nodes int) {
+	const members, callers = 112, 256
+	client, names := connect(b, url), fresh()
+	r := fanout.NewRoster(client, names)
+	rooms := (b.N + members - 1) / members
+	info := func(section, field string) float64 {
+		text, err := client.Info(b.Context(), section).Result()
+		if err != nil {
+			return 0 // the embedded server does not tell
+		}
+		_, rest, _ := strings.Cut(text, field+":")
+		value, _, _ := strings.Cut(rest, "\r\n")
+		f, _ := strconv.ParseFloat(value, 64)
+		return f
+	}
+	cpu := func() float64 { return info("cpu", "used_cpu_user") + info("cpu", "used_cpu_sys") }
+	for i := range nodes {
+		if err := r.Renew(b.Context(), contracts.NodeID(fmt.Sprint("edge-", i))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	memory, began := info("memory", "used_memory"), cpu()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range callers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < b.N; i = int(next.Add(1)) - 1 {
+				who := contracts.Presence{
+					Room: contracts.RoomID(fmt.Sprint("load-", i%rooms)),
+					User: contracts.Person{ID: contracts.UserID(fmt.Sprintf("g-%026d", i)), Name: fmt.Sprint("load-", i), Guest: true},
+				}
+				if _, err := r.Enter(b.Context(), contracts.NodeID(fmt.Sprint("edge-", i*7919%nodes)), []contracts.Presence{who}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric((cpu()-began)*1e6/float64(b.N), "server-µs/op")
+	b.ReportMetric((info("memory", "used_memory")-memory)/float64(b.N), "server-B/op")
+}
+
+// BenchmarkEnter measures the roster: PARLEY_TEST_REDIS_URL=redis://… go test -run xxx -bench Enter -benchtime 100000x
+func BenchmarkEnter(b *testing.B) {
+	for _, nodes := range []int{2, 56} {
+		b.Run(fmt.Sprint("embedded/nodes=", nodes), func(b *testing.B) { benchmarkEnter(b, server(b).URL(), nodes) })
+		b.Run(fmt.Sprint("real/nodes=", nodes), func(b *testing.B) { benchmarkEnter(b, realURL(b), nodes) })
+	}
 }
 
 // BenchmarkPublish measures batches of 64 messages until one subscriber has received them.

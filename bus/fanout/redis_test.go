@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -140,6 +141,75 @@ func TestRosterEmbedded(t *testing.T) {
 	})
 }
 
+// TestRosterLostKeys: a room of which Redis has lost a part, or that holds what nobody here wrote, begins anew.
+func TestRosterLostKeys(t *testing.T) {
+	client, names := connect(t, server(t).URL()), fresh()
+	r := fanout.NewRoster(client, names)
+	enter := func(what string, id contracts.UserID, want fanout.Change) {
+		t.Helper()
+		got, err := r.Enter(t.Context(), "n1", []contracts.Presence{{Room: "a", User: contracts.Person{ID: id, Name: "x: 1,2:\nß"}}})
+		if err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("%s: Enter = %v, %v; want %v", what, got, err, want)
+		}
+	}
+	list := func(want ...contracts.UserID) {
+		t.Helper()
+		count, people, err := r.List(t.Context(), "a", 10)
+		var got []contracts.UserID
+		for _, p := range people {
+			got = append(got, p.ID)
+			if p.Name != "x: 1,2:\nß" {
+				t.Errorf("%s has the name %q", p.ID, p.Name)
+			}
+		}
+		if err != nil || count != len(want) || !slices.Equal(got, want) {
+			t.Errorf("List = %d, %v, %v; want %v", count, got, err, want)
+		}
+	}
+	first := fanout.Change{Changed: true, Count: 1}
+	enter("first", "ann", first)
+	enter("second", "bob", fanout.Change{Changed: true, Count: 2})
+	for _, key := range []string{names.PresentKey("a"), names.PresentNodesKey("a"), names.NodesKey()} {
+		if err := client.Del(t.Context(), key).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if key == names.NodesKey() {
+			r = fanout.NewRoster(client, names)
+			list() // its only node has no lease any more
+		}
+		enter("after the loss of "+key, "cem", first)
+		list("cem")
+	}
+	if err := client.Set(t.Context(), names.PresentNodesKey("a"), "foreign", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	enter("foreign nodes", "dan", first)
+	list("dan")
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	list()
+	enter("after a flush", "dan", first)
+	if err := client.Set(t.Context(), names.PresentKey("a"), "no hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Enter(t.Context(), "n1", []contracts.Presence{{Room: "a", User: contracts.Person{ID: "ann"}}}); err == nil {
+		t.Errorf("Enter beside a foreign key = %v", got)
+	}
+	if err := client.Del(t.Context(), names.PresentKey("a")).Err(); err != nil {
+		t.Fatal(err)
+	}
+	enter("after a foreign key", "eve", first)
+	list("eve")
+	got, err := r.Leave(t.Context(), "n1", []contracts.Presence{{Room: "a", User: contracts.Person{ID: "eve"}}})
+	if err != nil || got[0] != (fanout.Change{Changed: true}) {
+		t.Errorf("Leave = %v, %v", got, err)
+	}
+	if n, err := client.Exists(t.Context(), names.PresentKey("a"), names.PresentNodesKey("a")).Result(); err != nil || n != 0 {
+		t.Errorf("an empty room has %d keys, %v", n, err)
+	}
+}
+
 func TestRosterReal(t *testing.T) {
 	url := realURL(t)
 	bustest.Roster(t, func(t *testing.T) bustest.RosterFixture {
@@ -147,7 +217,7 @@ func TestRosterReal(t *testing.T) {
 		return rosters(t, client, names, func(d time.Duration) {
 			// The server's clock stays; its keys are given less time instead.
 			for _, room := range []contracts.RoomID{"a", "b", "c", "d"} {
-				for _, key := range []string{names.OnlineKey(room), names.OnlineTurnKey(room)} {
+				for _, key := range []string{names.PresentKey(room), names.PresentNodesKey(room), names.PresentTurnKey(room)} {
 					left, err := client.PTTL(t.Context(), key).Result()
 					if err == nil && left > 0 {
 						err = client.PExpire(t.Context(), key, left-d).Err()
