@@ -3,10 +3,12 @@
 package rpc_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -211,6 +213,48 @@ func (s *signal) text() string {
 }
 
 // What `nats micro ls`, `info` and `stats` read must look as if the library had written it.
+// A stop that the broker does not confirm ends anyway, and what it says later, or the end of the connection, does no harm.
+func TestStopWhileBrokerIsSilent(t *testing.T) {
+	b, err := embedded.ListenNATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	for name, after := range map[string]func(*bustest.Proxy) error{
+		"it answers late": (*bustest.Proxy).Resume,
+		"it is lost":      (*bustest.Proxy).Interrupt,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := bustest.NewProxy(t, strings.TrimPrefix(b.URL(), "nats://"))
+			n := connect(t, rpc.Config{URL: "nats://" + p.Addr()})
+			service := rpc.Service{Name: "late", Version: "1.0.0", Endpoints: []rpc.Endpoint{{Name: "e", Subject: "late", Handler: func(rpc.Request) {}}}}
+			stop, err := n.Serve(service)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Stall()
+			if err := stop(); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+			if err := after(p); err != nil {
+				t.Error(err)
+			}
+			// The library ends the drain on a goroutine of its own, and tells nobody else.
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for drains() {
+				<-tick.C
+			}
+		})
+	}
+}
+
+// drains reports whether a subscription is being drained.
+func drains() bool {
+	all := make([]byte, 1<<20)
+	return bytes.Contains(all[:runtime.Stack(all, true)], []byte("checkDrained"))
+}
+
 func TestDiscovery(t *testing.T) {
 	n := broker(t)
 	c := connect(t, rpc.Config{InProcess: n})

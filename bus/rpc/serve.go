@@ -12,7 +12,7 @@ import (
 
 const (
 	servePending = 4096 // requests that wait for the handler, per endpoint; beyond, a request is lost and its asker times out
-	stopTimeout  = 2 * time.Second
+	stopTimeout  = time.Second
 )
 
 // endpoint is one subscription and the goroutine that calls its handler.
@@ -92,7 +92,9 @@ func (n *NATS) startEndpoint(e Endpoint, queue string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep.sub.SetClosedHandler(func(string) { close(ep.removed) })
+	// A drain that takes too long is cut short; when the broker then answers, or the connection ends, nats.go calls this again.
+	var once sync.Once
+	ep.sub.SetClosedHandler(func(string) { once.Do(func() { close(ep.removed) }) })
 	n.mu.Lock()
 	n.endpoints[ep] = struct{}{}
 	n.mu.Unlock()
