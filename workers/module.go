@@ -2,8 +2,8 @@ package workers
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
@@ -13,6 +13,9 @@ import (
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/bus/rpc"
 )
+
+// closeWithin is for what is in flight at the stop. The log's writer and the connections need some of the graph's time, too.
+const closeWithin = 1500 * time.Millisecond
 
 // needs is what the graph must have.
 type needs struct {
@@ -47,7 +50,16 @@ func Module() fx.Option {
 					stop, err = w.Serve(n.Server)
 					return err
 				},
-				OnStop: func(ctx context.Context) error { return errors.Join(stop(), w.Close(ctx)) },
+				OnStop: func(ctx context.Context) error {
+					err := stop()
+					ctx, cancel := context.WithTimeout(ctx, closeWithin)
+					defer cancel()
+					// It is no failure of the stop where log or store do not answer in time: who asked learns nothing, and tries again.
+					if err := w.Close(ctx); err != nil {
+						n.Logger.Warn("stopped with requests unanswered", "err", err)
+					}
+					return err
+				},
 			})
 			return w, nil
 		}),

@@ -21,7 +21,11 @@ import (
 // Bounds of a KafkaConsumer.
 const (
 	maxPollRecords = 4096
-	revokeTimeout  = 5 * time.Second // for Owner.Revoke, and to leave the group
+	revokeTimeout  = 5 * time.Second // for Owner.Revoke
+	// closeTimeout is for Close in all, closingRevoke the part of it for Owner.Revoke. Whoever is asked to stop has 5 s
+	// (deploy/wire), also while the brokers are away.
+	closeTimeout  = 3 * time.Second
+	closingRevoke = 2 * time.Second
 	// fetchWait is how long the broker holds a fetch when there is nothing new. Records end it at once; but a partition
 	// that is taken up waits for it, and after one was given up all do: the next fetch stands behind it on the connection.
 	fetchWait = 100 * time.Millisecond
@@ -323,7 +327,7 @@ func (c *KafkaConsumer) Close() error {
 
 	c.polling.Lock()
 	defer c.polling.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	left := make(chan error, 1)
 	go func() {

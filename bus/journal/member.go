@@ -92,7 +92,11 @@ func (c *KafkaConsumer) postAndWait(kind eventKind, partitions []int32) {
 
 // revoke tells Owner, who still has time to commit when ctx, the poller's, ends.
 func (c *KafkaConsumer) revoke(ctx context.Context, partitions []int32) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	within := revokeTimeout
+	if c.isClosed() {
+		within = closingRevoke
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
 	c.owner.Revoke(ctx, partitions)
 }

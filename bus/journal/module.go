@@ -3,9 +3,13 @@ package journal
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.uber.org/fx"
 )
+
+// flushWithin is for what is not confirmed when the graph stops.
+const flushWithin = time.Second
 
 // WriterModule provides the Writer on Kafka of the graph's Config, and closes it when the graph stops.
 func WriterModule() fx.Option {
@@ -14,7 +18,15 @@ func WriterModule() fx.Option {
 		if err != nil {
 			return nil, err
 		}
-		lc.Append(fx.Hook{OnStop: w.Close})
+		lc.Append(fx.Hook{OnStop: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, flushWithin)
+			defer cancel()
+			// It is no failure of the stop where the brokers are away: what they did not confirm was reported as unknown.
+			if err := w.Close(ctx); err != nil {
+				log.Warn("the log's writer was closed with records unconfirmed", "err", err)
+			}
+			return nil
+		}})
 		return w, nil
 	}))
 }

@@ -107,12 +107,15 @@ func (o owner) Revoke(ctx context.Context, ids []int32) {
 		}
 		stops = d.giveUp(ids)
 	})
+	// Both at once: NATS and Kafka may be slow or away together, and whoever is asked to stop has little time.
+	var stopping sync.WaitGroup
+	defer stopping.Wait()
+	stopping.Go(func() { d.stop(stops...) })
 	if c := d.consumer.Load(); c != nil && len(commits) > 0 {
 		if err := (*c).Commit(ctx, commits); err != nil {
 			d.log.Warn("last commit failed: the next owner repeats what was told", "err", err)
 		}
 	}
-	d.stop(stops...)
 }
 
 // Lose implements journal.Owner.
