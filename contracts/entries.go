@@ -85,3 +85,9 @@ type RoomInfo struct {
 	Name string
 	Kind string // public
 }
+
+// Membership is one person's membership of a room.
+type Membership struct {
+	Room RoomID
+	User Person
+}

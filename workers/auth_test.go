@@ -402,6 +402,9 @@ func TestGuests(t *testing.T) {
 		if a := f.do(connect(made.Token)); a.Err != nil || a.Connected.User != made.User || a.Connected.Expires != made.Expires {
 			t.Errorf("POST /v1/guests made %+v, which connects as %+v", made, a.Connected)
 		}
+		if made.User.ID <= first.User.ID {
+			t.Errorf("guest %s was made after guest %s", made.User.ID, first.User.ID)
+		}
 	})
 }
 

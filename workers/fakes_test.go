@@ -54,7 +54,9 @@ type world struct {
 	pages     int
 	pageTime  time.Duration
 	found     map[contracts.Identity]contracts.Seq // by Lookup
-	joined    map[string]int
+	joined    map[string]int                       // by "room/user"
+	joins     int                                  // calls of Join
+	joinTime  time.Duration
 	members   map[contracts.UserID][]contracts.RoomInfo
 	public    []contracts.RoomInfo
 
@@ -487,11 +489,15 @@ func (s *fakeStore) Lookup(_ context.Context, entries []roomlog.EntryQuery, head
 	return foundEntries, make([]roomlog.Found, len(heads)), nil
 }
 
-func (s *fakeStore) Join(_ context.Context, room contracts.RoomID, user contracts.Person) error {
+func (s *fakeStore) Join(_ context.Context, members ...contracts.Membership) error {
 	f := (*world)(s)
+	time.Sleep(f.joinTime)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.joined[string(room)+"/"+string(user.ID)]++
+	f.joins++
+	for _, m := range members {
+		f.joined[string(m.Room)+"/"+string(m.User.ID)]++
+	}
 	if f.storeDown {
 		return errAway
 	}

@@ -395,6 +395,30 @@ func TestJoinMakesAMemberOnce(t *testing.T) {
 	})
 }
 
+// TestMembershipsShareWrites: what comes while a write is under way is written together.
+func TestMembershipsShareWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := full(t, 5)
+		f.joinTime = 50 * time.Millisecond
+		var answers []<-chan contracts.Answer
+		const people = 400
+		for i := range people {
+			c := cmd(contracts.OpJoin, `{}`)
+			c.User = &contracts.Person{ID: contracts.UserID(fmt.Sprint("u", i)), Name: "x"}
+			answers = append(answers, f.begin(c))
+		}
+		for _, a := range answers {
+			decode[contracts.JoinOK](t, <-a)
+		}
+		time.Sleep(time.Second)
+		f.set(func() {
+			if len(f.joined) != people || f.joins > 5 {
+				t.Errorf("%d memberships in %d writes", len(f.joined), f.joins)
+			}
+		})
+	})
+}
+
 // A store that is away delays the membership, never the join.
 func TestMembershipIsWrittenWhenTheStoreComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

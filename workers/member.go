@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 
 const (
 	knownMembers  = 100_000 // memberships known to be written
-	memberWriters = 16      // writes at once
+	memberWriters = 2       // writes at once: one under way while the next one fills
+	memberBatch   = 500     // memberships in one
 	memberTimeout = 5 * time.Second
 )
 
@@ -88,40 +90,48 @@ func (m *members) write() {
 	for {
 		m.mu.Lock()
 		if len(m.queue) == 0 {
+			m.queue = nil
 			m.writers--
 			m.mu.Unlock()
 			return
 		}
-		w := m.queue[0]
-		m.queue = m.queue[1:]
+		n := min(len(m.queue), memberBatch)
+		batch := m.queue[:n:n]
+		m.queue = m.queue[n:]
 		m.mu.Unlock()
-		written := m.try(w)
-		m.mu.Lock()
-		if written && !w.off {
-			m.known.put(w.membership, struct{}{})
-		}
-		delete(m.pending, w.membership)
-		m.mu.Unlock()
-		close(w.done)
+		m.try(batch)
 	}
 }
 
-// try writes until it works, is called off or the worker closes.
-func (m *members) try(w *memberWrite) bool {
+// try writes memberships until it works, they are called off or the worker closes.
+func (m *members) try(batch []*memberWrite) {
+	rows := make([]contracts.Membership, 0, len(batch))
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		m.mu.Lock()
-		over := w.off || m.closed && wait > 250*time.Millisecond
-		m.mu.Unlock()
-		if over {
+		over := m.closed && wait > 250*time.Millisecond
+		batch = slices.DeleteFunc(batch, func(w *memberWrite) bool {
+			if over || w.off {
+				m.end(w)
+				return true
+			}
 			return false
+		})
+		m.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		rows = rows[:0]
+		for _, w := range batch {
+			rows = append(rows, contracts.Membership{Room: w.room, User: w.person})
 		}
 		ctx, cancel := context.WithTimeout(m.background, memberTimeout)
-		err := m.store.Join(ctx, w.room, w.person)
+		err := m.store.Join(ctx, rows...)
 		cancel()
 		if err == nil {
-			return true
+			m.written(batch)
+			return
 		}
-		m.log.Debug("membership not written yet", "room", w.room, "user", w.user, "err", err)
+		m.log.Debug("memberships not written yet", "members", len(batch), "err", err)
 		timer := time.NewTimer(wait/2 + rand.N(wait/2))
 		select {
 		case <-timer.C:
@@ -129,6 +139,23 @@ func (m *members) try(w *memberWrite) bool {
 			timer.Stop()
 		}
 	}
+}
+
+func (m *members) written(batch []*memberWrite) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range batch {
+		if !w.off {
+			m.known.put(w.membership, struct{}{})
+		}
+		m.end(w)
+	}
+}
+
+// end needs mu.
+func (m *members) end(w *memberWrite) {
+	delete(m.pending, w.membership)
+	close(w.done)
 }
 
 // quit ends a membership, and one that is not written yet first.

@@ -130,7 +130,7 @@ func (c *Config) Validate() error {
 type Store interface {
 	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]contracts.Entry, error)
 	Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error)
-	Join(ctx context.Context, room contracts.RoomID, user contracts.Person) error
+	Join(ctx context.Context, members ...contracts.Membership) error
 	Quit(ctx context.Context, room contracts.RoomID, user contracts.UserID) error
 	RoomsOf(ctx context.Context, user contracts.UserID, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)
 	PublicRooms(ctx context.Context, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)

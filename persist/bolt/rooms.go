@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -56,15 +57,34 @@ func memberKey(user contracts.UserID, room contracts.RoomID) []byte {
 	return append(k, room...)
 }
 
-// Join writes a membership.
-func (s *Store) Join(ctx context.Context, room contracts.RoomID, user contracts.Person) error {
-	return s.write(ctx, func(tx *bbolt.Tx) error {
-		members, key := tx.Bucket([]byte(contracts.CollectionMembers)), memberKey(user.ID, room)
-		if members.Get(key) != nil {
-			return nil
+// Join writes memberships in one transaction, which they may wait Config.Gather for. They are put in the order of
+// their keys, so that neighbours meet the same pages.
+func (s *Store) Join(ctx context.Context, members ...contracts.Membership) error {
+	type row struct{ key, value []byte }
+	rows := make([]row, len(members))
+	for i, m := range members {
+		value, err := json.Marshal(member{Name: m.User.Name, Guest: m.User.Guest})
+		if err != nil {
+			return err
 		}
-		return putJSON(members, key, member{Name: user.Name, Guest: user.Guest})
-	})
+		rows[i] = row{memberKey(m.User.ID, m.Room), value}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key, b.key) })
+	return s.commit(ctx, &write{small: len(rows) < gatherBelow, apply: func(tx *bbolt.Tx) error {
+		members := tx.Bucket([]byte(contracts.CollectionMembers))
+		// 134 bytes a row in the file where users' ids rise, as guests' do, and 168 where they are random; 0.5 would make
+		// the former 202, 0.9 the latter 270.
+		members.FillPercent = 0.7
+		for _, r := range rows {
+			if members.Get(r.key) != nil {
+				continue
+			}
+			if err := members.Put(r.key, r.value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
 }
 
 // Quit deletes a membership.

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -170,14 +171,16 @@ func (s *Store) Close() error {
 
 // isDuplicate reports whether a unique index is all that a single insert broke.
 func isDuplicate(err error) bool {
-	var we mongo.WriteException
-	if !errors.As(err, &we) || we.WriteConcernError != nil || len(we.WriteErrors) == 0 {
-		return false
-	}
-	for _, e := range we.WriteErrors {
-		if e.Code != codeDuplicateKey {
-			return false
+	var one mongo.WriteException
+	var bulk mongo.BulkWriteException
+	var all []mongo.WriteError
+	switch {
+	case errors.As(err, &one) && one.WriteConcernError == nil:
+		all = one.WriteErrors
+	case errors.As(err, &bulk) && bulk.WriteConcernError == nil:
+		for _, e := range bulk.WriteErrors {
+			all = append(all, e.WriteError)
 		}
 	}
-	return true
+	return len(all) > 0 && !slices.ContainsFunc(all, func(e mongo.WriteError) bool { return e.Code != codeDuplicateKey })
 }

@@ -35,13 +35,20 @@ func memberID(user contracts.UserID, room contracts.RoomID) string {
 	return string(user) + ":" + string(room)
 }
 
-// Join writes a membership.
-func (s *Store) Join(ctx context.Context, room contracts.RoomID, user contracts.Person) error {
-	_, err := s.members.InsertOne(ctx, memberDoc{
-		ID: memberID(user.ID, room), User: string(user.ID), Room: string(room), Name: user.Name, Guest: user.Guest,
-	})
+// Join writes memberships in one unordered insert.
+func (s *Store) Join(ctx context.Context, members ...contracts.Membership) error {
+	if len(members) == 0 {
+		return nil
+	}
+	docs := make([]memberDoc, len(members))
+	for i, m := range members {
+		docs[i] = memberDoc{
+			ID: memberID(m.User.ID, m.Room), User: string(m.User.ID), Room: string(m.Room), Name: m.User.Name, Guest: m.User.Guest,
+		}
+	}
+	_, err := s.members.InsertMany(ctx, docs, options.InsertMany().SetOrdered(false))
 	if err != nil && !isDuplicate(err) {
-		return fmt.Errorf("join room %s: %w", room, err)
+		return fmt.Errorf("write %d memberships: %w", len(members), err)
 	}
 	return nil
 }

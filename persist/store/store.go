@@ -84,8 +84,9 @@ type DeadLetter struct {
 
 // Rooms holds rooms and memberships.
 type Rooms interface {
-	// Join makes user a member of a public room, once; Quit ends it. Both are fine if it already is so.
-	Join(ctx context.Context, room contracts.RoomID, user contracts.Person) error
+	// Join makes people members of public rooms, once each; Quit ends it. Both are fine if it already is so. After an error
+	// of Join some may be members.
+	Join(ctx context.Context, members ...contracts.Membership) error
 	Quit(ctx context.Context, room contracts.RoomID, user contracts.UserID) error
 	// RoomsOf returns the rooms that user is a member of, above after, ascending by id, up to limit. RoomInfo.Name falls back to the id.
 	RoomsOf(ctx context.Context, user contracts.UserID, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -51,7 +52,7 @@ func testMembers(t *testing.T, s suite) {
 	join := func(user contracts.Person, rooms ...contracts.RoomID) {
 		t.Helper()
 		for _, room := range rooms {
-			if err := s.Join(s.ctx, room, user); err != nil {
+			if err := s.Join(s.ctx, contracts.Membership{Room: room, User: user}); err != nil {
 				t.Fatalf("join: %v", err)
 			}
 		}
@@ -81,6 +82,24 @@ func testMembers(t *testing.T, s suite) {
 	list("of the other", "an", "", 10, "cellar", "lobby")
 	join(ann, "garden")
 	list("back again", "ann", "attic", 1, "garden")
+
+	if err := s.Join(s.ctx); err != nil {
+		t.Fatalf("join of nobody: %v", err)
+	}
+	var many []contracts.Membership
+	for i := range 300 {
+		for _, room := range []contracts.RoomID{"lobby", "z"} {
+			many = append(many, contracts.Membership{Room: room, User: contracts.Person{ID: contracts.UserID(fmt.Sprint("u", i*7%300))}})
+		}
+	}
+	for _, some := range [][]contracts.Membership{many[:2], many, append(many[:1:1], many[0])} { // some are members already
+		if err := s.Join(s.ctx, some...); err != nil {
+			t.Fatalf("join of %d: %v", len(some), err)
+		}
+	}
+	for i := range 300 {
+		list("of many who came at once", contracts.UserID(fmt.Sprint("u", i)), "", 10, "lobby", "z")
+	}
 }
 
 func testDead(t *testing.T, s suite) {
