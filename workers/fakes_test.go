@@ -106,6 +106,14 @@ func newWorld(t *testing.T, change func(*workers.Config)) *world {
 // begin hands a command to the worker; the answer comes on the channel.
 func (f *world) begin(cmd contracts.Command) <-chan contracts.Answer {
 	f.t.Helper()
+	got := make(chan contracts.Answer, 1)
+	f.beginThen(cmd, func(a contracts.Answer) { got <- a })
+	return got
+}
+
+// beginThen hands a command to the worker, which calls then with the answer.
+func (f *world) beginThen(cmd contracts.Command, then func(contracts.Answer)) {
+	f.t.Helper()
 	if cmd.Node == "" {
 		cmd.Node = "edge1"
 	}
@@ -116,12 +124,19 @@ func (f *world) begin(cmd contracts.Command) <-chan contracts.Answer {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return f.beginRaw(cmd.Op, body)
+	f.hand(cmd.Op, body, then)
 }
 
 func (f *world) beginRaw(op contracts.Op, body []byte) <-chan contracts.Answer {
 	f.t.Helper()
 	got := make(chan contracts.Answer, 1)
+	f.hand(op, body, func(a contracts.Answer) { got <- a })
+	return got
+}
+
+// hand gives a request's bytes to the endpoint of op.
+func (f *world) hand(op contracts.Op, body []byte, then func(contracts.Answer)) {
+	f.t.Helper()
 	for _, e := range f.w.Services()[0].Endpoints {
 		if e.Name != string(op) {
 			continue
@@ -131,12 +146,11 @@ func (f *world) beginRaw(op contracts.Op, body []byte) <-chan contracts.Answer {
 			if err := json.Unmarshal(reply, &a); err != nil {
 				f.t.Errorf("answer %q: %v", reply, err)
 			}
-			got <- a
+			then(a)
 		}})
-		return got
+		return
 	}
 	f.t.Fatalf("no endpoint for %s", op)
-	return nil
 }
 
 // do asks and waits.

@@ -3,6 +3,7 @@ package workers_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -187,7 +188,11 @@ func TestBadCommands(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wantErr(t, <-f.beginRaw(contracts.OpSend, raw), tt.code, tt.field)
+			op := tt.cmd.Op
+			if op == "edit" {
+				op = contracts.OpPing // whatever it is, it was asked on another's subject
+			}
+			wantErr(t, <-f.beginRaw(op, raw), tt.code, tt.field)
 			if len(f.appended) > 0 {
 				t.Error("it was logged all the same")
 			}
@@ -201,27 +206,76 @@ func TestBadCommands(t *testing.T) {
 
 func TestTooManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 3 })
+		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight, c.MaxWaiting = 3, 4 })
 		f.silent = true
 		f.onAppend = func(int) (bool, error) { return true, nil }
 		var waiting []<-chan contracts.Answer
 		for range 3 {
 			waiting = append(waiting, f.begin(cmd(contracts.OpHistory, `{}`)), f.begin(cmd(contracts.OpSend, `{"text":"a"}`)))
 		}
-		for _, c := range []contracts.Command{cmd(contracts.OpPing, `{}`), cmd(contracts.OpSend, `{"text":"a"}`)} {
+		var inLine []<-chan contracts.Answer
+		refused := func(what string, c contracts.Command) {
+			t.Helper()
 			a := f.do(c)
 			wantErr(t, a, contracts.CodeOverloaded, "")
 			if a.Err.RetryAfterMS == 0 {
-				t.Error("no word on when to come again")
+				t.Errorf("%s: no word on when to come again", what)
 			}
+		}
+		refused("a send", cmd(contracts.OpSend, `{"text":"a"}`))
+		// The more wait, the fewer kinds are let in.
+		for _, step := range []struct{ takes, refuses contracts.Command }{
+			{cmd(contracts.OpPresence, `{}`), cmd(contracts.OpTyping, `{"on":true}`)},
+			{cmd(contracts.OpRooms, `{}`), cmd(contracts.OpHistory, `{}`)},
+			{contracts.Command{Op: contracts.OpConnect, Body: json.RawMessage(`{"guest":"Eve"}`)}, contracts.Command{Op: contracts.OpGuest, Body: json.RawMessage(`{}`)}},
+			{cmd(contracts.OpPing, `{}`), cmd(contracts.OpPing, `{}`)},
+		} {
+			inLine = append(inLine, f.begin(step.takes))
+			refused(string(step.refuses.Op), step.refuses)
 		}
 		for _, c := range waiting {
 			wantErr(t, <-c, contracts.CodeUnavailable, "")
 		}
 		synctest.Wait()
+		for _, c := range inLine { // their time is over, too
+			wantErr(t, <-c, contracts.CodeOverloaded, "")
+		}
 		decode[struct{}](t, f.do(cmd(contracts.OpPing, `{}`)))
 		for _, done := range f.appends {
 			done(1, nil)
+		}
+	})
+}
+
+// TestTurns: who waits is served in the order of coming, and by the deadline that holds since then.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 1 })
+		f.silent = true
+		first := f.begin(cmd(contracts.OpHistory, `{}`)) // until its deadline, in 4 s
+		time.Sleep(time.Second)
+		const n = 3000 // more than the line keeps behind those that are gone
+		var order []int
+		for i := range n {
+			c := cmd(contracts.OpPing, `{}`)
+			if i == 1 {
+				c.LeftMS = 3000 // half a second of it is kept for the way back
+			}
+			f.beginThen(c, func(a contracts.Answer) {
+				order = append(order, i)
+				if late := a.Err != nil; late != (i == 1) {
+					t.Errorf("request %d: %+v", i, a)
+				}
+			})
+		}
+		begun := time.Now()
+		wantErr(t, <-first, contracts.CodeUnavailable, "")
+		synctest.Wait()
+		if took := time.Since(begun); took != 3*time.Second {
+			t.Errorf("all was answered after %v", took)
+		}
+		if len(order) != n || !slices.IsSorted(order) {
+			t.Errorf("answered %d of %d, in order: %v", len(order), n, slices.IsSorted(order))
 		}
 	})
 }

@@ -68,7 +68,7 @@ func (w *Worker) Services() []rpc.Service {
 		Queue:   w.cfg.Names.WorkQueue(),
 	}
 	add := func(op contracts.Op) {
-		s.Endpoints = append(s.Endpoints, rpc.Endpoint{Name: string(op), Subject: w.cfg.Names.WorkAll(op), Handler: w.handle})
+		s.Endpoints = append(s.Endpoints, rpc.Endpoint{Name: string(op), Subject: w.cfg.Names.WorkAll(op), Handler: w.handle(op)})
 	}
 	add(contracts.OpSend)
 	for op := range verbs {
@@ -97,72 +97,99 @@ func (w *Worker) Serve(server rpc.Server) (stop func() error, err error) {
 	return stop, nil
 }
 
-// handle runs on a subscription's goroutine: it decodes, counts and hands off. Only sends whose sender is known are
-// worked on right here, as they wait for nothing.
-func (w *Worker) handle(in rpc.Request) {
-	arrived := time.Now()
-	r := &request{}
+// handle runs on a subscription's goroutine and must keep up with the broker: it only gives requests other than sends
+// their place in the line.
+func (w *Worker) handle(op contracts.Op) rpc.Handler {
+	if op == contracts.OpSend {
+		return w.handleSend
+	}
+	return func(in rpc.Request) {
+		w.running.begin()
+		if w.closing.Load() || !w.line.add(arrival{in: in, op: op, at: time.Now()}) {
+			w.running.end()
+			w.finish(in, op, contracts.Answer{Err: errTooMany})
+		}
+	}
+}
+
+var errTooMany = contracts.NewError(contracts.CodeOverloaded, "too many requests at once").After(time.Second)
+
+// parse decodes a command and returns by when it must be answered, or answers it if it is none.
+func (w *Worker) parse(in rpc.Request, op contracts.Op, arrived time.Time) (r *request, deadline time.Time, ok bool) {
+	r = &request{}
 	if err := contracts.DecodeCommand(in.Body, &r.Command); err != nil || !contracts.ValidID(string(r.Node)) {
 		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeBadRequest, "malformed command")})
-		return
+		return nil, deadline, false
 	}
-	if _, known := verbs[r.Op]; !known && r.Op != contracts.OpSend {
-		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeUnknownOp, "there is no such op")})
-		return
+	if r.Op != op {
+		w.finish(in, "unknown", contracts.Answer{Err: contracts.NewError(contracts.CodeUnknownOp, "there is no such op here")})
+		return nil, deadline, false
 	}
 	if needsRoom[r.Op] && !contracts.ValidID(string(r.Room)) {
 		_, err := contracts.ParseRoomID(string(r.Room))
 		w.finish(in, r.Op, contracts.Answer{Err: contracts.AsError(err)})
-		return
+		return nil, deadline, false
 	}
 	left := min(w.cfg.Deadline, time.Duration(min(r.LeftMS, 3_600_000))*time.Millisecond-w.cfg.Margin)
-	if left <= 0 {
+	deadline = arrived.Add(left)
+	if !time.Now().Before(deadline) {
 		w.finish(in, r.Op, contracts.Answer{Err: contracts.NewError(contracts.CodeOverloaded, "too little time is left to do this")})
+		return nil, deadline, false
+	}
+	return r, deadline, true
+}
+
+// serve works on a request other than a send.
+func (w *Worker) serve(a arrival) {
+	defer w.running.end()
+	r, deadline, ok := w.parse(a.in, a.op, a.at)
+	if !ok {
 		return
 	}
-	inFlight := &w.asking
-	if r.Op == contracts.OpSend {
-		inFlight = &w.sending
+	ctx, cancel := context.WithDeadline(w.background, deadline)
+	defer cancel()
+	w.finish(a.in, r.Op, w.work(ctx, r))
+	if r.after != nil {
+		ctx, cancel := context.WithTimeout(w.background, w.cfg.Deadline)
+		defer cancel()
+		r.after(ctx)
 	}
-	if inFlight.Add(1) > int64(w.cfg.MaxInFlight) || w.closing.Load() {
-		inFlight.Add(-1)
-		w.finish(in, r.Op, contracts.Answer{Err: contracts.NewError(contracts.CodeOverloaded, "too many requests at once").After(time.Second)})
+}
+
+// handleSend runs on a subscription's goroutine. A send whose sender is known is worked on right here, as it waits for
+// nothing.
+func (w *Worker) handleSend(in rpc.Request) {
+	r, deadline, ok := w.parse(in, contracts.OpSend, time.Now())
+	if !ok {
+		return
+	}
+	if w.sending.Add(1) > int64(w.cfg.MaxInFlight) || w.closing.Load() {
+		w.sending.Add(-1)
+		w.finish(in, r.Op, contracts.Answer{Err: errTooMany})
 		return
 	}
 	w.running.begin()
 	done := func(a contracts.Answer) {
 		w.finish(in, r.Op, a)
-		inFlight.Add(-1)
+		w.sending.Add(-1)
+		w.running.end()
 	}
-	deadline := arrived.Add(left)
-	if r.Op == contracts.OpSend && r.User != nil {
+	if r.User != nil {
 		if err := r.identify(); err != nil {
 			done(contracts.Answer{Err: err})
-			w.running.end()
 			return
 		}
-		w.send(r, deadline, func(a contracts.Answer) { done(a); w.running.end() })
+		w.send(r, deadline, done)
 		return
 	}
 	go func() {
 		ctx, cancel := context.WithDeadline(w.background, deadline)
 		defer cancel()
-		if r.Op == contracts.OpSend {
-			if err := w.authenticate(ctx, r); err != nil {
-				done(contracts.Answer{Err: contracts.AsError(err)})
-				w.running.end()
-				return
-			}
-			w.send(r, deadline, func(a contracts.Answer) { done(a); w.running.end() })
+		if err := w.authenticate(ctx, r); err != nil {
+			done(contracts.Answer{Err: contracts.AsError(err)})
 			return
 		}
-		defer w.running.end()
-		done(w.work(ctx, r))
-		if r.after != nil {
-			ctx, cancel := context.WithTimeout(w.background, w.cfg.Deadline)
-			defer cancel()
-			r.after(ctx)
-		}
+		w.send(r, deadline, done)
 	}()
 }
 

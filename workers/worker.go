@@ -58,9 +58,12 @@ type Config struct {
 	Deadline time.Duration
 	// Margin is what is kept of the asker's time left for the way back. Defaults to 500 ms.
 	Margin time.Duration
-	// MaxInFlight bounds the sends, and apart from them all other requests, that are worked on at once; above it
-	// requests are refused as overloaded. Defaults to 4,096.
+	// MaxInFlight bounds the sends, and apart from them all other requests, that are worked on at once. Above it sends are
+	// refused as overloaded, and the others wait for their turn. Defaults to 4,096.
 	MaxInFlight int
+	// MaxWaiting bounds the requests that wait for their turn; above it they are refused as overloaded, and some kinds
+	// of them above a part of it. Defaults to 65,536.
+	MaxWaiting int
 	// MaxMemberWrites bounds the memberships that wait to be written. Defaults to 10,000; above it they are left for the
 	// person's next join.
 	MaxMemberWrites int
@@ -89,6 +92,7 @@ func (c *Config) setDefaults() {
 	def(&c.Deadline, 4*time.Second)
 	def(&c.Margin, 500*time.Millisecond)
 	def(&c.MaxInFlight, 4096)
+	def(&c.MaxWaiting, 1<<16)
 	def(&c.MaxMemberWrites, 10_000)
 	l := &c.Limits
 	def(&l.TextBytes, 16<<10)
@@ -175,7 +179,7 @@ type Worker struct {
 
 	closing atomic.Bool
 	sending atomic.Int64 // sends in flight
-	asking  atomic.Int64 // other requests in flight
+	line    line         // other requests
 	running tracker
 }
 
@@ -195,6 +199,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if most := deps.Ask.MaxPayload(); most > 0 {
 		w.replyBytes = min(w.replyBytes, most-replyOverhead)
 	}
+	w.line = line{most: cfg.MaxInFlight, mostWaiting: cfg.MaxWaiting, serve: w.serve}
 	w.background, w.cancel = context.WithCancel(context.Background())
 	var err error
 	if w.metrics, err = newMetrics(deps.Registerer, w); err != nil {
