@@ -130,10 +130,12 @@ func (s *Store) findHeads(ctx context.Context, queries []roomlog.HeadQuery, foun
 		return fmt.Errorf("look up the seq of %d rooms: %w", len(queries), err)
 	}
 	tops := make(map[string]string, len(docs)) // the room's highest row id
+	seqs := make(map[string]contracts.Seq, len(docs))
 	ids := make([]string, 0, len(docs))
 	for _, d := range docs {
 		if d.Seq > 0 {
-			tops[d.ID] = rowID(contracts.RoomID(d.ID), contracts.Seq(d.Seq))
+			seqs[d.ID] = contracts.Seq(d.Seq)
+			tops[d.ID] = rowID(contracts.RoomID(d.ID), seqs[d.ID])
 			ids = append(ids, tops[d.ID])
 		}
 	}
@@ -148,19 +150,85 @@ func (s *Store) findHeads(ctx context.Context, queries []roomlog.HeadQuery, foun
 	for i := range rows {
 		byID[rows[i].ID] = rows[i].found()
 	}
+	var ahead []search
 	for i, q := range queries {
 		top, ok := tops[names[i]]
 		if !ok {
 			continue
 		}
-		if found[i], ok = byID[top]; ok && found[i].Position.Less(q.Before) {
-			continue
+		if found[i], ok = byID[top]; !ok || !found[i].Position.Less(q.Before) {
+			ahead = append(ahead, search{q, seqs[names[i]] - 1, &found[i]})
 		}
-		if found[i], err = s.newestBelow(ctx, q); err != nil {
+	}
+	return s.searchDown(ctx, ahead)
+}
+
+// search is a room whose newest row below a bound is at or below a seq.
+type search struct {
+	roomlog.HeadQuery
+	from  contracts.Seq
+	found *roomlog.Found
+}
+
+// searchDown looks at the rooms' rows from the top down, by their ids: first at a few of each, as the persister is mostly ahead
+// by a bulk or two, then at more, then at all there are, which costs some servers a scan per room.
+func (s *Store) searchDown(ctx context.Context, rooms []search) error {
+	for _, window := range []contracts.Seq{perFind / 10, perFind / 5, perFind * 2 / 5} {
+		var left []search
+		for some := range slices.Chunk(rooms, int(perFind/window)) {
+			more, err := s.searchWindow(ctx, some, window)
+			if err != nil {
+				return err
+			}
+			left = append(left, more...)
+		}
+		rooms = left
+	}
+	for _, r := range rooms {
+		var err error
+		if *r.found, err = s.newestBelow(ctx, r.HeadQuery); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// searchWindow looks at so many rows of each room and returns the rooms in which there may be one further down.
+func (s *Store) searchWindow(ctx context.Context, rooms []search, window contracts.Seq) (left []search, err error) {
+	var ids []string
+	for i := range rooms {
+		r := &rooms[i]
+		*r.found = roomlog.Found{}
+		for seq := r.from; seq > 0 && seq+window > r.from; seq-- {
+			ids = append(ids, rowID(r.Room, seq))
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := in[row](ctx, s.entries, "_id", ids, append(bson.D{{Key: "room", Value: 1}}, placeOnly...))
+	if err != nil {
+		return nil, fmt.Errorf("look up the heads of %d rooms further down: %w", len(rooms), err)
+	}
+	at := make(map[string][]search, len(rooms)) // a room may be asked about with several bounds
+	for _, r := range rooms {
+		at[string(r.Room)] = append(at[string(r.Room)], r)
+	}
+	for i := range rows {
+		f := rows[i].found()
+		for _, r := range at[rows[i].Room] {
+			if f.Seq <= r.from && f.Position.Less(r.Before) && f.Seq > r.found.Seq {
+				*r.found = f
+			}
+		}
+	}
+	for _, r := range rooms {
+		if r.found.Seq == 0 && r.from > window {
+			r.from -= window
+			left = append(left, r)
+		}
+	}
+	return left, nil
 }
 
 // newestBelow walks the room's rows down to the first one below the bound.

@@ -107,6 +107,28 @@ func testLookupHeads(t *testing.T, s suite) {
 		queries = append(queries, roomlog.HeadQuery{Room: c.room, Before: c.before})
 		want = append(want, c.want)
 	}
+	// The newest one that counts may be far below the newest one, in many rooms at once.
+	const long = 400
+	c := at(30)
+	for i := range 6 {
+		room := contracts.RoomID(fmt.Sprintf("long-%d", i))
+		rows := make([]store.Entry, long)
+		for j := range rows {
+			rows[j] = entry(room, contracts.Seq(j+1), 2, 1000+int64(j))
+		}
+		next := at(31 + int64(i))
+		s.append(t, rows, c, next)
+		c = next
+		for _, below := range []int{0, 1, 2, 50, 51, 52, 150, 151, 152, 350, 351, 352, long - 1, long} {
+			q := roomlog.HeadQuery{Room: room, Before: position(2, 1000+int64(long-below))}
+			queries = append(queries, q)
+			if below < long {
+				want = append(want, found(rows[long-below-1]))
+			} else {
+				want = append(want, roomlog.Found{})
+			}
+		}
+	}
 	keys, got, err := s.Lookup(s.ctx, nil, queries)
 	if err != nil || len(keys) != 0 {
 		t.Fatalf("lookup: %d keys, %v", len(keys), err)
