@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,9 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	node, err := c.process.node("edge")
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		defer paceGC()()
 	}
 	cfg := c.config(node, c.Limits)
 	cfg.Portable = c.Portable
