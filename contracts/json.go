@@ -30,6 +30,13 @@ type field struct {
 // ParseObject reads data as an Object.
 func ParseObject(data []byte) (Object, error) { return parseObject(data, make([]field, 0, 8)) }
 
+// Parse is ParseObject into o, with o's memory.
+func (o *Object) Parse(data []byte) (err error) {
+	clear(o.fields)
+	*o, err = parseObject(data, o.fields[:0])
+	return err
+}
+
 // parseObject is ParseObject with the room for the fields.
 func parseObject(data []byte, fields []field) (Object, error) {
 	p := jsonParser{data: data, fields: fields}

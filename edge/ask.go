@@ -34,8 +34,8 @@ var (
 type question struct {
 	subject  string
 	deadline time.Time
-	// body makes the command's bytes once it is sent, with the time left then.
-	body func(left time.Duration) []byte
+	// body appends the command once it is sent, with the time left then.
+	body func(dst []byte, left time.Duration) []byte
 	// done gets the answer on any goroutine and must not block. Exactly one of the two is set.
 	done func(*contracts.Answer, *contracts.Error)
 	// op is what a client asked for; empty for what the edge itself needs.
@@ -111,11 +111,22 @@ func (a *asker) send(q question) {
 		return
 	}
 	a.metrics.asking.Inc()
-	a.client.Ask(q.subject, q.body(left), left, func(reply []byte, err error) {
+	scratch := commands.Get().(*[]byte)
+	body := q.body((*scratch)[:0], left)
+	a.client.Ask(q.subject, body, left, func(reply []byte, err error) {
 		a.metrics.asking.Dec()
 		a.answered(q, reply, err)
 	})
+	if cap(body) <= maxCommand {
+		*scratch = body
+	}
+	commands.Put(scratch)
 }
+
+// commands lends memory for commands, of which a client keeps nothing. More than maxCommand is not kept.
+var commands = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxCommand = 16 << 10
 
 // errTooLate: the question's time ran out before its turn came.
 var errTooLate = errors.New("not asked in time")

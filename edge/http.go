@@ -298,8 +298,8 @@ func (h *httpServer) ask(w http.ResponseWriter, r *http.Request, status int, op 
 		op:       op,
 		subject:  s.subject(op, room),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 512+len(body)), op, 0, left, nil, room)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, op, 0, left, nil, room)
 			if token != "" {
 				cmd = append(cmd, `,"token":`...)
 				cmd = contracts.AppendString(cmd, token)

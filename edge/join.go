@@ -96,8 +96,8 @@ func (c *conn) askJoin(j *joining) {
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpJoin, req.room),
 		deadline: j.deadline,
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 320+len(req.body)), contracts.OpJoin, conn, left, user, req.room)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, contracts.OpJoin, conn, left, user, req.room)
 			if known {
 				cmd = append(cmd, `,"passed":{"epoch":`...)
 				cmd = strconv.AppendUint(cmd, uint64(passed.Epoch), 10)

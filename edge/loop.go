@@ -84,6 +84,7 @@ type loop struct {
 	again    []*conn   // readable, not read to the end
 	stuck    []*conn   // output waits; see output.place
 	buf      []byte
+	object   contracts.Object  // scratch for the request that is being read
 	out      []byte            // scratch for frames that are written at once
 	gathered []byte            // scratch for what waited, nil until something has
 	wheel    [wheelSlots]int32 // places of the first connections; 0: none

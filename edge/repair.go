@@ -64,8 +64,8 @@ func (h *hub) askRepair(r *room) {
 	q := question{
 		subject:  s.subject(contracts.OpRepair, r.id),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 256), contracts.OpRepair, 0, left, nil, r.id)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, contracts.OpRepair, 0, left, nil, r.id)
 			cmd = append(cmd, `,"range":{"epoch":`...)
 			cmd = strconv.AppendUint(cmd, uint64(want.Epoch), 10)
 			cmd = append(cmd, `,"from":`...)

@@ -39,7 +39,7 @@ func (c *conn) request(payload []byte) {
 		c.await(payload)
 		return
 	}
-	req, bad := readRequest(payload)
+	req, bad := readRequest(payload, &c.loop.object)
 	if !c.admit(&req, len(payload)) {
 		return
 	}
@@ -76,9 +76,9 @@ func (c *conn) request(payload []byte) {
 	}
 }
 
-// readRequest reads the envelope. What could be read of it is returned beside an error too.
-func readRequest(payload []byte) (req request, bad *contracts.Error) {
-	o, err := contracts.ParseObject(payload)
+// readRequest reads the envelope, in o's memory. What could be read of it is returned beside an error too.
+func readRequest(payload []byte, o *contracts.Object) (req request, bad *contracts.Error) {
+	err := o.Parse(payload)
 	if err != nil {
 		return req, contracts.AsError(err)
 	}
@@ -185,7 +185,7 @@ func (c *conn) connected(req *request, a *contracts.Answer, bad *contracts.Error
 		c.state = stateOpen
 		c.schedule(c.loop.in(s.cfg.ConnectTime))
 		for _, payload := range waiting {
-			after, unreadable := readRequest(payload)
+			after, unreadable := readRequest(payload, &c.loop.object)
 			if unreadable == nil {
 				unreadable = bad
 			}
@@ -259,8 +259,8 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 		op:       r.op,
 		subject:  s.subject(r.op, r.room),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 256+len(r.body)), r.op, conn, left, user, r.room)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, r.op, conn, left, user, r.room)
 			cmd = append(cmd, `,"body":`...)
 			cmd = append(cmd, r.body...)
 			return append(cmd, '}')

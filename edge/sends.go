@@ -153,8 +153,8 @@ func (c *conn) pump(q *sends) {
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpSend, room),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 256+size+len(batch)), contracts.OpSend, conn, left, user, room)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, contracts.OpSend, conn, left, user, room)
 			if len(batch) == 1 {
 				cmd = append(cmd, `,"body":`...)
 				cmd = append(cmd, batch[0].body...)

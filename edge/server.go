@@ -436,8 +436,8 @@ func (g *gone) ask(who []contracts.Presence) {
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpGone, ""),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(nil, contracts.OpGone, 0, left, nil, "")
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, contracts.OpGone, 0, left, nil, "")
 			var b strings.Builder
 			for i, p := range who {
 				if i > 0 {

@@ -196,8 +196,8 @@ func (c *conn) askStored(st *storing) {
 	s.asker.ask(question{
 		subject:  s.subject(contracts.OpStatus, st.room),
 		deadline: time.Now().Add(s.cfg.AskTime),
-		body: func(left time.Duration) []byte {
-			cmd := s.command(make([]byte, 0, 384), contracts.OpStatus, conn, left, user, st.room)
+		body: func(dst []byte, left time.Duration) []byte {
+			cmd := s.command(dst, contracts.OpStatus, conn, left, user, st.room)
 			cmd = append(cmd, `,"body":{"op":"status","key":"`...)
 			cmd = append(cmd, st.key.String()...)
 			return append(cmd, `"}}`...)

@@ -23,7 +23,7 @@ type Publisher interface {
 
 // Receiver is what a Subscriber calls. Its methods are called one at a time per lane group and must not block.
 type Receiver interface {
-	// Receive gets a message of a subscribed lane. body is the receiver's to keep.
+	// Receive gets a message of a subscribed lane. body may be kept, but not written into.
 	Receive(lane contracts.Lane, body []byte)
 	// Down says that messages of the group's lanes may be missing from now on.
 	Down(group int)

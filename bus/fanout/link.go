@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 
@@ -165,7 +166,8 @@ func (l *link) session() (restored bool, err error) {
 			if m.Channel == l.canary {
 				l.canaryHeard()
 			} else if lane, ok := laneOfChannel(m.Channel); ok {
-				l.receiver.Receive(lane, []byte(m.Payload))
+				// Not copied: the string is nobody else's, and a Receiver does not write into it.
+				l.receiver.Receive(lane, unsafe.Slice(unsafe.StringData(m.Payload), len(m.Payload)))
 			}
 		case *redis.Subscription:
 			lane, ok := laneOfChannel(m.Channel)

@@ -66,7 +66,7 @@ type asked struct {
 // Ask queues a question; with too many waiting nobody serves it.
 func (w *world) Ask(_ string, body []byte, _ time.Duration, done func([]byte, error)) {
 	select {
-	case w.asked <- asked{body, done}:
+	case w.asked <- asked{bytes.Clone(body), done}:
 	default:
 		done(nil, rpc.ErrNoServer)
 	}
