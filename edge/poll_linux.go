@@ -29,10 +29,9 @@ const (
 const acceptBatch = 128
 
 type epoll struct {
+	parker
 	loop   *loop
-	fd     int
 	wakeFD int
-	events []unix.EpollEvent
 
 	listen  int // -1: none
 	pausing time.Time
@@ -43,13 +42,16 @@ func newPoller(l *loop) (poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create an epoll instance: %w", err)
 	}
-	wakeFD, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	p := &epoll{loop: l, listen: -1}
+	if err := p.init(fd, 256); err != nil {
+		return nil, err
+	}
+	p.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		_ = unix.Close(fd)
+		p.parker.close()
 		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
-	p := &epoll{loop: l, fd: fd, wakeFD: wakeFD, events: make([]unix.EpollEvent, 256), listen: -1}
-	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: placeWake}); err != nil {
+	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, p.wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: placeWake}); err != nil {
 		p.close()
 		return nil, fmt.Errorf("watch the eventfd: %w", err)
 	}
@@ -58,13 +60,13 @@ func newPoller(l *loop) (poller, error) {
 
 func (p *epoll) wake() {
 	one := [8]byte{1}
-	_, _ = unix.Write(p.wakeFD, one[:])
+	_, _ = rawWrite(p.wakeFD, one[:])
 }
 
 func (p *epoll) close() {
 	p.unlisten()
 	_ = unix.Close(p.wakeFD)
-	_ = unix.Close(p.fd)
+	p.parker.close()
 }
 
 func (p *epoll) wait(d time.Duration) {
@@ -76,12 +78,9 @@ func (p *epoll) wait(d time.Duration) {
 			d = min(d, left)
 		}
 	}
-	n, err := unix.EpollWait(p.fd, p.events, int((d+time.Millisecond-1)/time.Millisecond))
-	if err != nil {
-		return // EINTR
-	}
-	for i := range p.events[:n] {
-		ev := &p.events[i]
+	events := p.parker.wait(d)
+	for i := range events {
+		ev := &events[i]
 		switch ev.Fd {
 		case placeWake: // edge-triggered, so that it need not be read: each write rings
 		case placeListen:
@@ -134,8 +133,8 @@ func (p *epoll) unlisten() {
 func (p *epoll) accept() {
 	srv := p.loop.srv
 	for range acceptBatch {
-		fd, _, err := unix.Accept4(p.listen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err != nil {
+		fd, err := rawAccept(p.listen)
+		if err != 0 {
 			switch err {
 			case unix.EAGAIN:
 			case unix.EINTR, unix.ECONNABORTED:
@@ -171,9 +170,9 @@ var errAgain = errors.New("socket not ready")
 
 func (c *conn) sysRead(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(int(c.fd), b)
+		n, err := rawRead(int(c.fd), b)
 		switch err {
-		case nil:
+		case 0:
 			return n, nil
 		case unix.EINTR:
 		case unix.EAGAIN:
@@ -186,9 +185,9 @@ func (c *conn) sysRead(b []byte) (int, error) {
 
 func (c *conn) sysWrite(b []byte) (int, error) {
 	for {
-		n, err := unix.Write(int(c.fd), b)
+		n, err := rawWrite(int(c.fd), b)
 		switch err {
-		case nil:
+		case 0:
 			return n, nil
 		case unix.EINTR:
 		case unix.EAGAIN:

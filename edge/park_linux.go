@@ -1,0 +1,91 @@
+package edge
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a loop calls of the kernel never blocks, so it is called without telling Go's scheduler (RawSyscall), and the loop
+// waits as every goroutine does that reads a socket. Waiting inside a system call would cost more than the rest of a
+// round: the runtime's monitor looks every few 10 µs after processors that are in one, takes them away and wakes a thread for
+// them, and the loop has to get one back.
+
+// parker waits for an epoll instance in the runtime's own poller, which takes one as it takes a socket. It belongs to one goroutine.
+type parker struct {
+	fd     int
+	file   *os.File // owns fd
+	raw    syscall.RawConn
+	events []unix.EpollEvent
+	got    int                // events that the last poll took
+	poll   func(uintptr) bool // takes what events there are and reports whether there are any
+	until  time.Time          // file's deadline
+}
+
+// init takes over fd, the descriptor of an epoll instance.
+func (p *parker) init(fd, most int) (err error) {
+	p.fd, p.events = fd, make([]unix.EpollEvent, most)
+	p.poll = func(uintptr) bool {
+		p.got = rawPoll(p.fd, p.events)
+		return p.got > 0
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // for NewFile, which takes only such descriptors for ones that can be waited for
+		_ = unix.Close(fd)
+		return fmt.Errorf("prepare an epoll instance: %w", err)
+	}
+	p.file = os.NewFile(uintptr(fd), "epoll")
+	if p.raw, err = p.file.SyscallConn(); err == nil {
+		err = p.file.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		p.close()
+		return fmt.Errorf("wait for an epoll instance: %w", err)
+	}
+	return nil
+}
+
+func (p *parker) close() { _ = p.file.Close() }
+
+// wait returns the events there are, or waits for some, until d has passed or earlier. The result is valid until the next call.
+func (p *parker) wait(d time.Duration) []unix.EpollEvent {
+	if p.poll(0); p.got > 0 || d <= 0 {
+		return p.events[:p.got]
+	}
+	// A deadline costs something to set, so one that is earlier stays.
+	if now := time.Now(); !p.until.After(now) || p.until.After(now.Add(d)) {
+		p.until = now.Add(d)
+		_ = p.file.SetReadDeadline(p.until)
+	}
+	if p.raw.Read(p.poll) != nil { // the deadline has passed
+		return nil
+	}
+	return p.events[:p.got]
+}
+
+func rawPoll(fd int, events []unix.EpollEvent) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0 // EINTR
+	}
+	return int(n)
+}
+
+// rawAccept is accept4 without the peer's address, which unix.Accept4 asks the kernel about twice.
+func rawAccept(listen int) (fd int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listen), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	return int(r), errno
+}
+
+func rawRead(fd int, b []byte) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(r), errno
+}
+
+func rawWrite(fd int, b []byte) (n int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(r), errno
+}
