@@ -2,9 +2,11 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/parley-chat/parley/deploy/chaos/proxy"
@@ -124,6 +126,13 @@ func makeKinds() map[string]kind {
 		k.short, k.long, k.targets, k.silent = seconds(2, 8), seconds(5, 25), links, true
 		all[name] = k
 	}
+	all["untold-dispatch"] = kind{
+		help: "nothing that dispatchers tell gets to Redis; then all are killed with -9 and started again", short: seconds(1, 4), long: seconds(2, 20),
+		claims: func(string) []string {
+			return []string{"dispatch-1", "dispatch-2", "dispatch-1:redis", "dispatch-2:redis"}
+		},
+		do: untold, signals: anySignals,
+	}
 	front := func(p *plant) []string {
 		return []string{link{clients, "edge-1"}.String(), link{clients, "edge-2"}.String()}
 	}
@@ -159,8 +168,8 @@ func (f *fault) link() *proxy.Proxy {
 	return f.w.links[link{from, to}]
 }
 
-// readyPatience is how long a role that was started again is waited for. Until the end it need not be ready, while other faults
-// are in force and the load goes on: with a database that is slow something always waits for it. Then it must be.
+// readyPatience is how long a role that was started again is waited for, and within which it must be ready where no other
+// fault was in force meanwhile. Otherwise it must be at the end: with a database that is slow something always waits for it.
 const readyPatience = 30 * time.Second
 
 // begin starts a process again, also when the faults end early, and waits until it is ready, a role only for a while.
@@ -173,11 +182,13 @@ func (f *fault) begin(name string) error {
 	ctx, cancel := context.WithTimeout(f.w.whole, within)
 	defer cancel()
 	p := f.w.procs[name]
+	alone := f.w.alone()
 	if err := p.Launch(); err != nil {
 		return err
 	}
 	err := p.Await(ctx)
-	if _, running := p.Pid(); err != nil && isRole && running {
+	undisturbed := alone >= 0 && alone == f.w.alone() && !f.w.cfg.Loaded
+	if _, running := p.Pid(); err != nil && isRole && running && !undisturbed {
 		f.w.remark("%s: %s was not ready after %v", f, name, readyPatience)
 		return nil
 	}
@@ -200,6 +211,37 @@ func pause(ctx context.Context, f *fault) error {
 	}
 	f.hold(ctx)
 	return p.Signal(sigCont)
+}
+
+// stored is how long after a send its entry is in the store and both C and D, had it been announced, are behind it: they move
+// once a second.
+const stored = 3 * time.Second
+
+// untold has entries that are in the log and the store and that nobody was told. Where the load ends with it nothing that
+// comes later gives them away: who takes over must find them above D.
+func untold(ctx context.Context, f *fault) error {
+	names := f.w.each("dispatch")
+	defer f.w.expect(names...)()
+	for _, name := range names {
+		x := f.w.links[link{name, redis}]
+		x.Set(proxy.Fault{Refuse: true})
+		x.Reset()
+	}
+	f.hold(ctx)
+	wait(f.w.whole, stored) // also when the run's time is over: the last sends are what counts
+	errs := make([]error, len(names))
+	for i, name := range names {
+		errs[i] = f.w.procs[name].Kill()
+	}
+	for _, name := range names {
+		f.w.links[link{name, redis}].Set(proxy.Fault{})
+	}
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = errors.Join(errs[i], f.begin(name)) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // stopPatience is how long a role may take to stop when asked.

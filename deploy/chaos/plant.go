@@ -59,6 +59,7 @@ type plant struct {
 	mongo string            // URI, without a proxy
 	notes []string          // what this machine cannot do
 	disk  string            // where Kafka's data lies, if that is a disk of its own
+	bulks bulks             // what the persisters insert
 
 	mu      sync.Mutex // guards the rest
 	primary string     // redis or replica: the one that the links lead to
@@ -134,6 +135,9 @@ func (p *plant) prepare(ctx context.Context, kafkaData string) error {
 func (p *plant) connect(l link, target string) error {
 	x, err := proxy.Listen("127.0.0.1:0", target)
 	if err == nil {
+		if l.to == mongo && strings.HasPrefix(l.from, "persist") {
+			x.Through(p.bulks.editor)
+		}
 		p.links[l] = x
 		p.at[l.String()] = target
 	}

@@ -21,6 +21,8 @@ import (
 const (
 	// restWithin bounds each step of coming to rest at the end.
 	restWithin = 2 * time.Minute
+	// readyWithin is how soon after the last fault every role must be ready.
+	readyWithin = time.Minute
 	// clientFiles are how many files the clients' histories are spread over.
 	clientFiles = 4
 	// flushEvery is how often histories are written out, for the case that the run is killed.
@@ -190,8 +192,8 @@ func (w *world) rest(prober *prober, report *Report) {
 	ctx := w.whole
 	defer context.AfterFunc(ctx, w.crowd.giveUp)()
 	w.crowd.quiet()
-	if unready := prober.ready(ctx, restWithin); len(unready) > 0 {
-		w.tally.odd(fmt.Sprintf("not ready %s after the last fault: %s", restWithin, strings.Join(unready, ", ")))
+	if unready := prober.ready(ctx, readyWithin); len(unready) > 0 {
+		w.tally.odd(fmt.Sprintf("not ready %s after the last fault: %s", readyWithin, strings.Join(unready, ", ")))
 	}
 	heads, err := w.dump(ctx)
 	if err != nil {

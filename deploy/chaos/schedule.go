@@ -175,6 +175,19 @@ func (w *world) begun(kind, name string) {
 	w.done[kind]++
 }
 
+// alone returns how many faults have begun so far, or -1 while more than one is in force.
+func (w *world) alone() (begun int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.inForce) > 1 {
+		return -1
+	}
+	for _, n := range w.done {
+		begun += n
+	}
+	return begun
+}
+
 func (w *world) over(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,86 @@ func TestProfiles(t *testing.T) {
 	}
 	if total < 300 {
 		t.Errorf("an hour has %d faults", total)
+	}
+}
+
+// takes is how long a fault keeps its slot, where each restart of a role or server takes that long.
+func (f *fault) takes(restart time.Duration) time.Duration {
+	switch {
+	case strings.HasPrefix(f.kind, "roll-"):
+		return 2 * (f.length + restart)
+	case f.kind == "redis-failover":
+		return 2*f.length + restart
+	case strings.HasPrefix(f.kind, "kill-"), f.kind == "all-at-once", f.kind == "redis-restart", f.kind == "kafka-kill", f.kind == "kafka-disk", f.kind == "nats-kill", f.kind == "mongo-kill":
+		return f.length + restart
+	}
+	return f.length
+}
+
+// worked is the part of a schedule that inject comes to: it waits for one of the slots, then for the parts.
+func worked(faults []*fault, duration, restart time.Duration) (done []*fault) {
+	var slots [atOnce]time.Duration // when each is free
+	parts := make(map[string]time.Duration)
+	var at time.Duration
+	for _, f := range faults {
+		slot := 0
+		for i := range slots {
+			if slots[i] < slots[slot] {
+				slot = i
+			}
+		}
+		at = max(at, f.at, slots[slot])
+		if at >= duration {
+			break
+		}
+		begin := at
+		for _, part := range f.parts {
+			begin = max(begin, parts[part])
+		}
+		slots[slot] = begin + f.takes(restart)
+		for _, part := range f.parts {
+			parts[part] = slots[slot]
+		}
+		if begin < duration {
+			done = append(done, f)
+		}
+	}
+	return done
+}
+
+// An hour is long enough for what the nightly run is to have, also on a machine where whatever was killed needs a while:
+// 300 faults, each kind three times, and 1.5 million acked, although nothing is acked while a server is away that every send
+// needs: only what fits into the users' queues then is acked later.
+func TestAnHourIsEnough(t *testing.T) {
+	const restart = 15 * time.Second
+	for seed := range uint64(20) {
+		cfg := Config{Seed: seed + 1, Duration: time.Hour}.withDefaults()
+		p := paper()
+		names, _ := available(cfg, p)
+		count := make(map[string]int)
+		total := 0
+		queues := time.Duration(float64(cfg.Users*mostUnderWay) / cfg.Rate * float64(time.Second))
+		var silence time.Duration
+		for _, f := range worked(plan(cfg, p, names), cfg.Duration, restart) {
+			count[f.kind]++
+			total++
+			switch f.kind {
+			case "all-at-once", "kafka-kill", "kafka-pause", "kafka-disk", "nats-kill", "nats-pause":
+				silence += max(0, f.takes(restart)-queues)
+			}
+		}
+		for _, name := range names {
+			if count[name] < 3 {
+				t.Errorf("seed %d: %s %d times", cfg.Seed, name, count[name])
+			}
+		}
+		if total < 300 {
+			t.Errorf("seed %d: %d faults", cfg.Seed, total)
+		}
+		if acked := cfg.Rate * (cfg.Duration - silence).Seconds(); acked < 1.5e6 {
+			t.Errorf("seed %d: %.0f acked", cfg.Seed, acked)
+		}
+		t.Logf("seed %d: %d faults, silent for %s", cfg.Seed, total, silence)
 	}
 }
 

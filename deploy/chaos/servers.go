@@ -68,6 +68,10 @@ func serverKinds() map[string]kind {
 		"mongo-pause": {help: "SIGSTOP of the database", short: seconds(3, 10), long: seconds(15, 60), claims: always(mongo), do: pauseServer, lacks: lacksMongo(mongo), signals: persistSignals, shows: 6 * time.Second},
 		"mongo-slow":  {help: "every link to the database gets 100 to 1,000 ms of latency", short: seconds(3, 10), long: seconds(15, 60), claims: mongoLinkNames, do: mongoSlow, lacks: lacksMongo(mongo), silent: true},
 		"mongo-cut":   {help: "every link to the database is reset and refuses", short: seconds(3, 10), long: seconds(15, 60), claims: mongoLinkNames, do: mongoCut, lacks: lacksMongo(mongo), signals: persistSignals},
+		"mongo-bulk": {
+			help: "inserts of many end with a duplicate and an error in one: a document is not there, and one was before", short: seconds(3, 8), long: seconds(5, 25),
+			claims: always("persist-1:mongo", "persist-2:mongo"), do: mongoBulk, lacks: lacksMongo(mongo), silent: true,
+		},
 		"mongo-kill": {
 			help: "kill -9 of the database", short: seconds(0, 3), long: seconds(1, 20), claims: always(mongo), do: killServer, signals: persistSignals,
 			lacks: func(p *plant) string {

@@ -2,7 +2,8 @@
 // slows them, resets, half closes, refuses, or accepts and then says nothing.
 //
 // No byte is ever dropped, doubled or changed: a network does not do that to a TCP connection either. What a fault
-// holds back goes on once it is over, however stale it is by then.
+// holds back goes on once it is over, however stale it is by then. Only an Editor, which knows the protocol, changes what
+// is said: it plays a server.
 package proxy
 
 import (
@@ -63,6 +64,7 @@ type Proxy struct {
 	wg     sync.WaitGroup // accept and every connection
 	now    atomic.Pointer[state]
 	trip   atomic.Pointer[func([]byte) bool]
+	editor atomic.Pointer[func() Editor]
 	bytes  [2]atomic.Int64
 	opened atomic.Int64
 
@@ -75,6 +77,7 @@ type conn struct {
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
 	hung   bool
+	editor Editor // nil: none
 
 	mu   sync.Mutex // guards ends against being set and closed at once
 	ends [2]*net.TCPConn
@@ -115,6 +118,15 @@ func (p *Proxy) Trip(on func(piece []byte) bool) {
 	}
 	p.trip.Store(&on)
 }
+
+// Editor changes what one connection carries. Edit is called for both ways at once, for each way with one piece after the
+// other, and returns what goes on in its place; what it keeps it returns with a later piece.
+type Editor interface {
+	Edit(d Direction, piece []byte) []byte
+}
+
+// Through gives every new connection an Editor of its own. The proxy's faults come before it.
+func (p *Proxy) Through(editor func() Editor) { p.editor.Store(&editor) }
 
 // Retarget sends new connections elsewhere and resets those there are, as a changed address does.
 func (p *Proxy) Retarget(target string) {
@@ -195,6 +207,9 @@ func (p *Proxy) accept() {
 		c.ctx, c.cancel = context.WithCancel(p.ctx)
 		st := p.now.Load()
 		c.hung = st.Hang
+		if make := p.editor.Load(); make != nil {
+			c.editor = (*make)()
+		}
 		if st.Refuse {
 			c.reset()
 			continue
@@ -276,7 +291,11 @@ func (p *Proxy) pump(c *conn, d Direction, from, to *net.TCPConn) {
 				c.reset()
 				return
 			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			out := buf[:n]
+			if c.editor != nil {
+				out = c.editor.Edit(d, out)
+			}
+			if _, err := to.Write(out); err != nil {
 				// A half closed way takes nothing; whoever sends into it finds out by the reset.
 				c.reset()
 				return
