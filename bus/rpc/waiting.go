@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,16 +10,19 @@ import (
 const (
 	waitShards = 32
 	sweepEvery = 25 * time.Millisecond // how much later than its timeout a request may end
+	never      = time.Duration(math.MaxInt64)
 )
 
-// waiting holds the requests that have no reply yet. A timer runs only while there are any.
+// waiting holds the requests that have no reply yet. One timer runs, to when the first of them may run out: looking
+// at all of them costs something.
 type waiting struct {
 	base   time.Time // deadlines count from here
 	lastID atomic.Uint64
-	count  atomic.Int64
-	armed  atomic.Bool // the timer is running or sweep is
-	timer  *time.Timer
 	shards [waitShards]waitShard
+
+	next   atomic.Int64 // when the timer fires, as a time since base
+	arming sync.Mutex   // guards timer, and changes of next
+	timer  *time.Timer
 
 	calls    sync.WaitGroup // callbacks that are still to come or run
 	sweeping sync.Mutex     // held by sweep
@@ -40,6 +44,7 @@ func newWaiting() *waiting {
 	for i := range w.shards {
 		w.shards[i].asked = make(map[uint64]asked)
 	}
+	w.next.Store(int64(never))
 	w.timer = time.AfterFunc(time.Hour, w.sweep)
 	w.timer.Stop()
 	return w
@@ -54,11 +59,11 @@ func (w *waiting) add(timeout time.Duration, done func(reply []byte, err error))
 		s.mu.Unlock()
 		return 0, false
 	}
-	w.count.Add(1)
 	w.calls.Add(1)
-	s.asked[id] = asked{deadline: time.Since(w.base) + timeout, done: done}
+	now := time.Since(w.base)
+	s.asked[id] = asked{deadline: now + timeout, done: done}
 	s.mu.Unlock()
-	w.arm()
+	w.arm(now, now+timeout)
 	return id, true
 }
 
@@ -75,51 +80,62 @@ func (w *waiting) end(id uint64, reply []byte, err error) {
 }
 
 func (w *waiting) finish(a asked, reply []byte, err error) {
-	w.count.Add(-1)
 	a.done(reply, err)
 	w.calls.Done()
 }
 
 // endAll calls back every request that waits now.
 func (w *waiting) endAll(err error) {
-	w.take(func(asked) bool { return true }, err)
+	w.take(never, err)
 }
 
-// take calls back, with err, every request that the condition holds for.
-func (w *waiting) take(cond func(asked) bool, err error) {
+// take calls back, with err, every request whose deadline is not behind now, and returns the first deadline of the others.
+func (w *waiting) take(now time.Duration, err error) (first time.Duration) {
 	var taken []asked
+	first = never
 	for i := range w.shards {
 		s := &w.shards[i]
 		s.mu.Lock()
 		for id, a := range s.asked {
-			if cond(a) {
-				delete(s.asked, id)
-				taken = append(taken, a)
+			if a.deadline > now {
+				first = min(first, a.deadline)
+				continue
 			}
+			delete(s.asked, id)
+			taken = append(taken, a)
 		}
 		s.mu.Unlock()
 	}
 	for _, a := range taken {
 		w.finish(a, nil, err)
 	}
+	return first
 }
 
-// arm starts the timer where something waits and it does not run.
-func (w *waiting) arm() {
-	if !w.armed.Load() && w.armed.CompareAndSwap(false, true) {
-		w.timer.Reset(sweepEvery)
+// arm makes the timer fire soon enough for a deadline.
+func (w *waiting) arm(now, deadline time.Duration) {
+	deadline = max(deadline, now+sweepEvery)
+	if time.Duration(w.next.Load()) <= deadline {
+		return
+	}
+	w.arming.Lock()
+	defer w.arming.Unlock()
+	if time.Duration(w.next.Load()) > deadline {
+		w.next.Store(int64(deadline))
+		w.timer.Reset(deadline - now)
 	}
 }
 
-// sweep ends what has waited too long and arms the timer again while something is left.
+// sweep ends what has waited too long, and arms the timer for what is left.
 func (w *waiting) sweep() {
 	w.sweeping.Lock()
 	defer w.sweeping.Unlock()
+	w.arming.Lock()
+	w.next.Store(int64(never)) // whoever is added from here on arms the timer
+	w.arming.Unlock()
 	now := time.Since(w.base)
-	w.take(func(a asked) bool { return a.deadline <= now }, ErrTimeout)
-	w.armed.Store(false)
-	if w.count.Load() > 0 {
-		w.arm()
+	if first := w.take(now, ErrTimeout); first < never {
+		w.arm(now, first)
 	}
 }
 
@@ -133,7 +149,9 @@ func (w *waiting) close() {
 	}
 	w.endAll(ErrDown)
 	w.calls.Wait()
-	w.timer.Stop()
 	w.sweeping.Lock() // a sweep that had begun has ended, and the next would find nothing
 	defer w.sweeping.Unlock()
+	w.arming.Lock()
+	defer w.arming.Unlock()
+	w.timer.Stop()
 }

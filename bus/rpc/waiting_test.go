@@ -1,0 +1,50 @@
+package rpc
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestTimeouts: requests run out in time whatever the order they came in, those that are answered do not, and nothing
+// looks at them meanwhile.
+func TestTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaiting()
+		defer w.close()
+		began := time.Now()
+		ended := make(chan time.Duration, 4)
+		ask := func(timeout time.Duration) uint64 {
+			id, ok := w.add(timeout, func(_ []byte, err error) {
+				if late := time.Since(began) - timeout; err != nil && !errors.Is(err, ErrDown) && (!errors.Is(err, ErrTimeout) || late < 0 || late > 2*sweepEvery) {
+					t.Errorf("a timeout of %v ended %v late: %v", timeout, late, err)
+				}
+				ended <- timeout
+			})
+			if !ok {
+				t.Fatal("closed")
+			}
+			return id
+		}
+		ask(5 * time.Second)
+		answered := ask(time.Second)
+		ask(2 * time.Second)
+		ask(0)
+		w.end(answered, nil, nil)
+		for _, want := range []time.Duration{time.Second, 0, 2 * time.Second, 5 * time.Second} {
+			if got := <-ended; got != want {
+				t.Errorf("%v ended instead of %v", got, want)
+			}
+		}
+		if next := time.Duration(w.next.Load()); next != never {
+			t.Errorf("nothing waits, and the timer is set to %v", next)
+		}
+		ask(10 * time.Second)
+		if next := time.Duration(w.next.Load()) - time.Since(w.base); next != 10*time.Second {
+			t.Errorf("the timer fires in %v", next)
+		}
+		w.endAll(ErrDown)
+		<-ended
+	})
+}
