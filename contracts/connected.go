@@ -125,6 +125,19 @@ func floatInto(to *float64, raw []byte) bool {
 	return err == nil
 }
 
+// AppendConnected appends the JSON of c.
+func AppendConnected(dst []byte, c *Connected) []byte {
+	dst = append(dst, `{"user":`...)
+	dst = AppendPerson(dst, c.User)
+	dst = append(dst, `,"expires":`...)
+	dst = strconv.AppendInt(dst, c.Expires, 10)
+	if c.OK != nil {
+		dst = append(dst, `,"ok":`...)
+		dst = AppendConnectOK(dst, c.OK)
+	}
+	return append(dst, '}')
+}
+
 // AppendConnectOK appends the JSON of c.
 func AppendConnectOK(dst []byte, c *ConnectOK) []byte {
 	dst = append(dst, `{"user":`...)

@@ -81,8 +81,17 @@ func encodeAnswer(a *contracts.Answer, most int) (body []byte, err error) {
 	}
 	switch {
 	case plain:
-	case a.Err != nil || a.Batch != nil || a.Connected != nil || a.Entries != nil:
+	case a.Err != nil || a.Batch != nil || a.Entries != nil || a.Connected != nil && a.Joined != nil:
 		body, err = contracts.Marshal(a)
+	case a.Connected != nil:
+		body = append(make([]byte, 0, len(a.OK)+1536), '{')
+		if a.OK != nil {
+			body = append(body, `"ok":`...)
+			body = append(body, a.OK...)
+			body = append(body, ',')
+		}
+		body = append(body, `"connected":`...)
+		body = append(contracts.AppendConnected(body, a.Connected), '}')
 	default:
 		body = make([]byte, 0, len(a.OK)+128)
 		body = append(body, `{"ok":`...)

@@ -42,6 +42,7 @@ func TestHandEncodings(t *testing.T) {
 			{OK: json.RawMessage("{}"), Entries: entries},
 			{Batch: []contracts.Answer{{OK: json.RawMessage("{}")}, {Err: contracts.NewError(contracts.CodeOverloaded, "x")}}},
 			{Connected: &contracts.Connected{User: ada, Expires: 5, OK: &contracts.ConnectOK{User: ada}}},
+			{Connected: &contracts.Connected{User: contracts.Person{ID: "g-1", Name: "<\"é", Guest: true}, Expires: 5}, OK: json.RawMessage(`{"a":1}`)},
 		} {
 			got, err := workers.EncodeAnswer(&a, 0)
 			if err != nil {

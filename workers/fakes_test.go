@@ -30,7 +30,7 @@ var secret = []byte("0123456789abcdef0123456789abcdef")
 
 // world is everything around a worker: one room's truth, and how much of it each part has.
 type world struct {
-	t *testing.T
+	t testing.TB
 	w *workers.Worker
 
 	mu        sync.Mutex
@@ -74,7 +74,7 @@ type world struct {
 	publishErr error
 }
 
-func newWorld(t *testing.T, change func(*workers.Config)) *world {
+func newWorld(t testing.TB, change func(*workers.Config)) *world {
 	t.Helper()
 	f := &world{
 		t: t, epoch: 3, floor: 1, certain: true, turn: true,
@@ -173,7 +173,7 @@ func cmd(op contracts.Op, body string) contracts.Command {
 }
 
 // decode reads an answer that must be good.
-func decode[T any](t *testing.T, a contracts.Answer) T {
+func decode[T any](t testing.TB, a contracts.Answer) T {
 	t.Helper()
 	if a.Err != nil {
 		t.Fatalf("refused: %v (field %q)", a.Err, a.Err.Field)
@@ -185,7 +185,7 @@ func decode[T any](t *testing.T, a contracts.Answer) T {
 	return v
 }
 
-func wantErr(t *testing.T, a contracts.Answer, code contracts.Code, field string) {
+func wantErr(t testing.TB, a contracts.Answer, code contracts.Code, field string) {
 	t.Helper()
 	switch {
 	case a.Err == nil:
