@@ -99,13 +99,14 @@ func DecodeRecord(value []byte, partition int32, partitions int) (Record, error)
 
 // decode reads a record's JSON: strict as a client's, every field of the right type, unknown fields ignored.
 func (r *Record) decode(body []byte) error {
-	fields := make([]field, 0, 16) // of the record, of "from" and of "told"
-	o, err := parseObject(body, fields[:0:9])
+	fields := decoding.Get().(*[32]field)
+	defer giveBack(fields)
+	o, err := parseObject(body, fields[:0:16]) // behind them are those of "from" and of "told"
 	if err != nil {
 		return err
 	}
 	person, _ := o.Raw("from")
-	from, err := parseObject(person, fields[9:9:13])
+	from, err := parseObject(person, fields[16:16:24])
 	if err != nil {
 		return fmt.Errorf("from: %w", err)
 	}
@@ -146,7 +147,7 @@ func (r *Record) decode(body []byte) error {
 		r.Meta = bytes.Clone(meta)
 	}
 	if told, ok := o.Raw("told"); ok {
-		r.Told = decodeTold(told, fields[13:13])
+		r.Told = decodeTold(told, fields[24:24:32])
 	}
 	return nil
 }
