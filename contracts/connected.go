@@ -7,122 +7,85 @@ import (
 
 // What a connect's answer holds, read and written without reflection: an edge does both for each connection.
 
-// decodeFields reads an object and hands each field over, with what is left of the room for fields inside it. It is
-// false where take is, or data is no object.
-func decodeFields(data []byte, fields []field, take func(f *field, inner []field) bool) bool {
-	if data[0] != '{' {
-		return false
-	}
-	o, err := parseObject(data, fields)
-	if err != nil {
-		return false
-	}
-	inner := o.fields[len(o.fields):]
-	for i := range o.fields {
-		if !take(&o.fields[i], inner) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *Connected) decode(data []byte, fields []field) bool {
-	return decodeFields(data, fields, func(f *field, inner []field) bool {
-		switch string(f.name) {
-		case "user":
-			return c.User.decode(f.raw, inner)
-		case "expires":
-			return intInto(&c.Expires, f.raw)
-		case "ok":
+func (c *Connected) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "user":
+		return r.object(&c.User)
+	case "expires":
+		return readInt(r, &c.Expires)
+	case "ok":
+		if c.OK == nil {
 			c.OK = new(ConnectOK)
-			return c.OK.decode(f.raw, inner)
+			return r.object(c.OK)
 		}
-		return false
-	})
+	}
+	return false
 }
 
-func (c *ConnectOK) decode(data []byte, fields []field) bool {
-	return decodeFields(data, fields, func(f *field, inner []field) bool {
-		switch string(f.name) {
-		case "user":
-			return c.User.decode(f.raw, inner)
-		case "token":
-			return stringInto(&c.Token, f.raw)
-		case "expires":
-			return intInto(&c.Expires, f.raw)
-		case "expires_in_ms":
-			return intInto(&c.ExpiresInMS, f.raw)
-		case "session":
-			return stringInto(&c.Session, f.raw)
-		case "time":
-			return intInto(&c.Time, f.raw)
-		case "ping":
-			return intInto(&c.Ping, f.raw)
-		case "limits":
-			return c.Limits.decode(f.raw, inner)
-		case "durability":
-			return stringInto(&c.Durability, f.raw)
-		case "server":
-			return c.Server.decode(f.raw, inner)
-		}
-		return false
-	})
+func (c *ConnectOK) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "user":
+		return r.object(&c.User)
+	case "token":
+		return readString(r, &c.Token)
+	case "expires":
+		return readInt(r, &c.Expires)
+	case "expires_in_ms":
+		return readInt(r, &c.ExpiresInMS)
+	case "session":
+		return readString(r, &c.Session)
+	case "time":
+		return readInt(r, &c.Time)
+	case "ping":
+		return readInt(r, &c.Ping)
+	case "limits":
+		return r.object(&c.Limits)
+	case "durability":
+		return readString(r, &c.Durability)
+	case "server":
+		return r.object(&c.Server)
+	}
+	return false
 }
 
-func (s *Server) decode(data []byte, fields []field) bool {
-	return decodeFields(data, fields, func(f *field, _ []field) bool {
-		switch string(f.name) {
-		case "name":
-			return stringInto(&s.Name, f.raw)
-		case "version":
-			return stringInto(&s.Version, f.raw)
-		case "node":
-			return stringInto(&s.Node, f.raw)
-		}
-		return false
-	})
+func (s *Server) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "name":
+		return readString(r, &s.Name)
+	case "version":
+		return readString(r, &s.Version)
+	case "node":
+		return readString(r, &s.Node)
+	}
+	return false
 }
 
-func (l *Limits) decode(data []byte, fields []field) bool {
-	return decodeFields(data, fields, func(f *field, _ []field) bool {
-		switch string(f.name) {
-		case "text_bytes":
-			return intInto(&l.TextBytes, f.raw)
-		case "text_runes":
-			return intInto(&l.TextRunes, f.raw)
-		case "frame_bytes":
-			return intInto(&l.FrameBytes, f.raw)
-		case "meta_bytes":
-			return intInto(&l.MetaBytes, f.raw)
-		case "reply_bytes":
-			return intInto(&l.ReplyBytes, f.raw)
-		case "page":
-			return intInto(&l.Page, f.raw)
-		case "resume_entries":
-			return intInto(&l.ResumeEntries, f.raw)
-		case "rooms":
-			return intInto(&l.Rooms, f.raw)
-		case "sends_per_s":
-			return floatInto(&l.SendsPerS, f.raw)
-		case "frames_per_s":
-			return floatInto(&l.FramesPerS, f.raw)
-		case "key_age_ms":
-			return intInto(&l.KeyAgeMS, f.raw)
-		}
-		return false
-	})
-}
-
-func intInto[T ~int | ~int64](to *T, raw []byte) bool {
-	n, err := strconv.ParseInt(string(raw), 10, 64)
-	*to = T(n)
-	return err == nil && int64(*to) == n
-}
-
-func floatInto(to *float64, raw []byte) bool {
-	n, err := strconv.ParseFloat(string(raw), 64)
-	*to = n
-	return err == nil
+func (l *Limits) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "text_bytes":
+		return readInt(r, &l.TextBytes)
+	case "text_runes":
+		return readInt(r, &l.TextRunes)
+	case "frame_bytes":
+		return readInt(r, &l.FrameBytes)
+	case "meta_bytes":
+		return readInt(r, &l.MetaBytes)
+	case "reply_bytes":
+		return readInt(r, &l.ReplyBytes)
+	case "page":
+		return readInt(r, &l.Page)
+	case "resume_entries":
+		return readInt(r, &l.ResumeEntries)
+	case "rooms":
+		return readInt(r, &l.Rooms)
+	case "sends_per_s":
+		return r.floatInto(&l.SendsPerS)
+	case "frames_per_s":
+		return r.floatInto(&l.FramesPerS)
+	case "key_age_ms":
+		return readInt(r, &l.KeyAgeMS)
+	}
+	return false
 }
 
 // AppendConnected appends the JSON of c.

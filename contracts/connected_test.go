@@ -78,3 +78,17 @@ func TestDecodeWithoutReflection(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkDecodeConnected(b *testing.B) {
+	data, err := contracts.Marshal(&contracts.Answer{Connected: &contracts.Connected{User: connects[1].User, Expires: 9, OK: &connects[1]}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		var a contracts.Answer
+		if err := contracts.DecodeAnswer(data, &a); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -4,195 +4,290 @@ import (
 	"encoding/json"
 	"strconv"
 	"sync"
+	"unicode/utf8"
 )
 
-// decoding lends the room for the fields of what is decoded: it would be most of what an answer to a message costs.
-var decoding = sync.Pool{New: func() any { return new([32]field) }}
+// record is what a reader reads an object into. take gets a field's name, with r at the value, which it must read. It is
+// false for whatever is not of the common kinds, which encoding/json reads then: null, other names, other types.
+type record interface {
+	take(r *reader, name []byte) bool
+}
 
-// giveBack ends a loan of decoding. It must not hold on to what was decoded.
-func giveBack(fields *[32]field) {
-	clear(fields[:])
-	decoding.Put(fields)
+// reader reads objects into records in one pass and without reflection, as strictly as an Object. Names may stand twice, as they
+// may for encoding/json: a record that would not merge them as that does refuses them.
+type reader struct {
+	jsonParser
+	depth int
+	room  [32]field // for what is not looked into
+}
+
+// readers lends readers: one would be most of what an answer to a message costs.
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// readInto reads data, which must hold nothing else, into a record. Where it is false, that is in no defined state.
+func readInto(to record, data []byte) bool {
+	r := readers.Get().(*reader)
+	r.jsonParser = jsonParser{data: data, fields: r.room[:0]}
+	r.depth = 0
+	ok := utf8.Valid(data)
+	if ok {
+		r.space()
+		ok = r.object(to)
+		r.space()
+		ok = ok && r.pos == len(data)
+	}
+	r.jsonParser = jsonParser{}
+	clear(r.room[:])
+	readers.Put(r)
+	return ok
+}
+
+// at reports whether c comes next.
+func (r *reader) at(c byte) bool { return r.pos < len(r.data) && r.data[r.pos] == c }
+
+// past reports whether c comes next, and skips it and the white space around it.
+func (r *reader) past(c byte) bool {
+	r.space()
+	if !r.at(c) {
+		return false
+	}
+	r.pos++
+	r.space()
+	return true
+}
+
+// object reads an object into a record.
+func (r *reader) object(to record) bool {
+	if !r.at('{') || r.depth == MaxDepth {
+		return false
+	}
+	r.depth++
+	r.past('{')
+	for first := true; first || r.past(','); first = false {
+		if first && r.at('}') {
+			break
+		}
+		start := r.pos
+		if r.str() != nil {
+			return false
+		}
+		if name := r.data[start+1 : r.pos-1]; !r.past(':') || !to.take(r, name) {
+			return false
+		}
+	}
+	r.space()
+	r.depth--
+	if !r.at('}') {
+		return false
+	}
+	r.pos++
+	return true
+}
+
+// raw reads any value and returns it as it stands.
+func (r *reader) raw() ([]byte, bool) {
+	start := r.pos
+	err := r.value(r.depth)
+	r.fields = r.fields[:0]
+	return r.data[start:r.pos], err == nil
+}
+
+func (r *reader) rawInto(to *json.RawMessage) (ok bool) {
+	*to, ok = r.raw()
+	return ok
+}
+
+// list reads an array of any values.
+func (r *reader) list() (elements []json.RawMessage, ok bool) {
+	elements = make([]json.RawMessage, 0, 4)
+	ok = r.array(func() bool {
+		value, ok := r.raw()
+		elements = append(elements, value)
+		return ok
+	})
+	return elements, ok
+}
+
+// array reads an array, whose elements take must read.
+func (r *reader) array(take func() bool) bool {
+	if !r.at('[') {
+		return false
+	}
+	r.past('[')
+	for first := true; first || r.past(','); first = false {
+		if first && r.at(']') {
+			break
+		}
+		if !take() {
+			return false
+		}
+	}
+	r.space()
+	if !r.at(']') {
+		return false
+	}
+	r.pos++
+	return true
+}
+
+func (r *reader) boolInto(to *bool) bool {
+	*to = r.at('t')
+	return r.word(strconv.FormatBool(*to)) == nil
+}
+
+func readString[T ~string](r *reader, to *T) bool {
+	start := r.pos
+	if r.str() != nil {
+		return false
+	}
+	s, ok := unquote(r.data[start:r.pos])
+	*to = T(s)
+	return ok
+}
+
+// numeral reads a number and returns it as it stands, and nothing where there is none.
+func (r *reader) numeral() []byte {
+	start := r.pos
+	if r.pos == len(r.data) || r.number() != nil {
+		return nil
+	}
+	return r.data[start:r.pos]
+}
+
+func readUint[T ~uint32 | ~uint64](r *reader, to *T) bool {
+	n, err := strconv.ParseUint(string(r.numeral()), 10, 64)
+	*to = T(n)
+	return err == nil && uint64(*to) == n
+}
+
+func readInt[T ~int | ~int64](r *reader, to *T) bool {
+	n, err := strconv.ParseInt(string(r.numeral()), 10, 64)
+	*to = T(n)
+	return err == nil && int64(*to) == n
+}
+
+func (r *reader) floatInto(to *float64) bool {
+	n, err := strconv.ParseFloat(string(r.numeral()), 64)
+	*to = n
+	return err == nil
 }
 
 // DecodeCommand is json.Unmarshal into c, which must be zero, faster for what most commands hold. The bodies refer to data.
 func DecodeCommand(data []byte, c *Command) error {
-	if c.decode(data) {
+	if readInto(c, data) {
 		return nil
 	}
 	*c = Command{}
 	return json.Unmarshal(data, c)
 }
 
-// decode reads a command of the common kinds; where it is false, c is in no defined state.
-func (c *Command) decode(data []byte) (ok bool) {
-	fields := decoding.Get().(*[32]field)
-	defer giveBack(fields)
-	o, err := parseObject(data, fields[:0:12]) // behind them are those of what is in the command
-	if err != nil {
-		return false
-	}
-	inner := fields[12:12:32]
-	for _, f := range o.fields {
-		switch string(f.name) {
-		case "op":
-			ok = stringInto(&c.Op, f.raw)
-		case "node":
-			ok = stringInto(&c.Node, f.raw)
-		case "token":
-			ok = stringInto(&c.Token, f.raw)
-		case "room":
-			ok = stringInto(&c.Room, f.raw)
-		case "conn":
-			ok = numberInto(&c.Conn, f.raw)
-		case "left_ms":
-			c.LeftMS, err = strconv.ParseInt(string(f.raw), 10, 64)
-			ok = err == nil
-		case "user":
+func (c *Command) take(r *reader, name []byte) (ok bool) {
+	switch string(name) {
+	case "op":
+		return readString(r, &c.Op)
+	case "node":
+		return readString(r, &c.Node)
+	case "token":
+		return readString(r, &c.Token)
+	case "room":
+		return readString(r, &c.Room)
+	case "conn":
+		return readUint(r, &c.Conn)
+	case "left_ms":
+		return readInt(r, &c.LeftMS)
+	case "user":
+		if c.User == nil {
 			c.User = new(Person)
-			ok = c.User.decode(f.raw, inner)
-		case "body":
-			c.Body, ok = f.raw, true
-		case "passed":
-			c.Passed = new(RoomHead)
-			ok = c.Passed.decode(f.raw, inner)
-		case "batch":
-			var elements [][]byte
-			elements, ok = elementsOf(f.raw, inner)
-			c.Batch = make([]json.RawMessage, len(elements))
-			for i := range elements {
-				c.Batch[i] = elements[i]
-			}
-		default:
-			ok = false
+			return r.object(c.User)
 		}
-		if !ok {
-			return false
+	case "body":
+		return r.rawInto(&c.Body)
+	case "passed":
+		if c.Passed == nil {
+			c.Passed = new(RoomHead)
+			return r.object(c.Passed)
+		}
+	case "batch":
+		if c.Batch == nil {
+			c.Batch, ok = r.list()
+			return ok
 		}
 	}
-	return true
+	return false
 }
 
-func (p *Person) decode(data []byte, fields []field) (ok bool) {
-	if data[0] != '{' {
-		return false
+func (p *Person) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "id":
+		return readString(r, &p.ID)
+	case "name":
+		return readString(r, &p.Name)
+	case "guest":
+		return r.boolInto(&p.Guest)
 	}
-	o, err := parseObject(data, fields)
-	if err != nil {
-		return false
-	}
-	for _, f := range o.fields {
-		switch string(f.name) {
-		case "id":
-			ok = stringInto(&p.ID, f.raw)
-		case "name":
-			ok = stringInto(&p.Name, f.raw)
-		case "guest":
-			p.Guest = f.raw[0] == 't'
-			ok = p.Guest || f.raw[0] == 'f'
-		default:
-			ok = false
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+	return false
 }
 
 // DecodeAnswer is json.Unmarshal into a, which must be zero, faster for what most answers hold. The results refer to data.
 func DecodeAnswer(data []byte, a *Answer) error {
-	fields := decoding.Get().(*[32]field)
-	ok := a.decode(data, fields[:0], true)
-	giveBack(fields)
-	if ok {
+	if readInto(a, data) {
 		return nil
 	}
 	*a = Answer{}
 	return json.Unmarshal(data, a)
 }
 
-// decode reads an answer, or with top a batch of them, that holds results, who connected and how joins ended.
-func (a *Answer) decode(data []byte, fields []field, top bool) (ok bool) {
-	o, err := parseObject(data, fields)
-	if err != nil || len(o.fields) == 0 || len(o.fields) > 3 {
-		return false
-	}
-	inner := o.fields[len(o.fields):]
-	for _, f := range o.fields {
-		switch string(f.name) {
-		case "ok":
-			a.OK, ok = f.raw, true
-		case "joined":
+// take reads results, who connected and how joins ended, and on top of all a batch of results.
+func (a *Answer) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "ok":
+		return r.rawInto(&a.OK)
+	case "joined":
+		if a.Joined == nil {
 			a.Joined = new(Joined)
-			ok = a.Joined.decode(f.raw, inner)
-		case "connected":
+			return r.object(a.Joined)
+		}
+	case "connected":
+		if a.Connected == nil {
 			a.Connected = new(Connected)
-			ok = a.Connected.decode(f.raw, inner)
-		case "batch":
-			ok = top && a.decodeBatch(f.raw, inner)
-		default:
-			ok = false
+			return r.object(a.Connected)
 		}
-		if !ok {
-			return false
-		}
+	case "batch":
+		return a.Batch == nil && r.depth == 1 && a.takeBatch(r)
 	}
-	return true
+	return false
 }
 
-func (a *Answer) decodeBatch(data []byte, fields []field) bool {
-	elements, ok := elementsOf(data, fields)
-	if !ok {
-		return false
-	}
-	a.Batch = make([]Answer, len(elements))
-	for i := range elements {
-		if !a.Batch[i].decode(elements[i], fields, false) {
-			return false
-		}
-	}
-	return true
-}
-
-func (j *Joined) decode(data []byte, fields []field) (ok bool) {
-	if data[0] != '{' {
-		return false
-	}
-	o, err := parseObject(data, fields)
-	if err != nil {
-		return false
-	}
-	for _, f := range o.fields {
-		switch string(f.name) {
-		case "state":
-			ok = stringInto(&j.State, f.raw)
-		case "epoch":
-			ok = numberInto(&j.Epoch, f.raw)
-		case "head":
-			ok = numberInto(&j.Head, f.raw)
-		default:
-			ok = false
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
-}
-
-func (h *RoomHead) decode(data []byte, fields []field) bool {
-	return decodeFields(data, fields, func(f *field, _ []field) bool {
-		switch string(f.name) {
-		case "room":
-			return stringInto(&h.Room, f.raw)
-		case "epoch":
-			return numberInto(&h.Epoch, f.raw)
-		case "seq":
-			return numberInto(&h.Seq, f.raw)
-		}
-		return false
+func (a *Answer) takeBatch(r *reader) bool {
+	a.Batch = make([]Answer, 0, 4)
+	return r.array(func() bool {
+		a.Batch = append(a.Batch, Answer{})
+		return r.object(&a.Batch[len(a.Batch)-1])
 	})
+}
+
+func (j *Joined) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "state":
+		return readString(r, &j.State)
+	case "epoch":
+		return readUint(r, &j.Epoch)
+	case "head":
+		return readUint(r, &j.Head)
+	}
+	return false
+}
+
+func (h *RoomHead) take(r *reader, name []byte) bool {
+	switch string(name) {
+	case "room":
+		return readString(r, &h.Room)
+	case "epoch":
+		return readUint(r, &h.Epoch)
+	case "seq":
+		return readUint(r, &h.Seq)
+	}
+	return false
 }
 
 // AppendAnswers appends answers, which hold results alone, as the JSON of an Answer's Batch in an Answer. It is false,
@@ -213,39 +308,4 @@ func AppendAnswers(dst []byte, answers []Answer) ([]byte, bool) {
 		dst = append(dst, '}')
 	}
 	return append(dst, "]}"...), true
-}
-
-func stringInto[T ~string](to *T, raw []byte) bool {
-	if raw[0] != '"' {
-		return false
-	}
-	s, ok := unquote(raw)
-	*to = T(s)
-	return ok
-}
-
-func numberInto[T ~uint32 | ~uint64](to *T, raw []byte) bool {
-	n, err := strconv.ParseUint(string(raw), 10, 64)
-	*to = T(n)
-	return err == nil && uint64(*to) == n
-}
-
-// elementsOf returns the elements of an array that stood in an Object.
-func elementsOf(raw []byte, fields []field) (elements [][]byte, ok bool) {
-	if raw[0] != '[' {
-		return nil, false
-	}
-	p := jsonParser{data: raw, pos: 1, fields: fields}
-	elements = make([][]byte, 0, 4)
-	for p.space(); p.data[p.pos] != ']'; p.space() {
-		start := p.pos
-		if p.value(1) != nil {
-			return nil, false
-		}
-		elements = append(elements, raw[start:p.pos])
-		if p.space(); p.data[p.pos] == ',' {
-			p.pos++
-		}
-	}
-	return elements, true
 }

@@ -20,6 +20,7 @@ var commands = []string{
 	`{"OP":"ping","node":"e","unknown":[1,2]}`,
 	`{"op":"ping","node":"\ud800","user":{"id":"x","name":"y","guest":false,"more":1}}`,
 	`{"op":1}`, `{"conn":1.5}`, `{"conn":-1}`, `{"left_ms":1e3}`, `{"user":[]}`, `{"user":{"guest":1}}`, `{"batch":{}}`,
+	`{"user":{"id":"x"},"user":{"name":"y"}}`, `{"batch":[1],"batch":[2,3]}`, `{"conn":1,"conn":2}`, `{"body":{"a":1},"body":null}`, `{"left_ms":-}`, `{"left_ms":`, `{"user":{"guest":t}}`, `{"user":{"guest":true}`,
 	`[]`, `null`, ``, `{`, `{} x`, "\xff", `{"op":"` + "\xff" + `"}`,
 }
 
@@ -33,6 +34,9 @@ var answers = []string{
 	`{"ok":{},"joined":{"state":"new","epoch":"1"}}`, `{"joined":{},"ok":{}}`, `{"ok":{},"joined":null}`, `{"ok":{},"joined":{"head":-1}}`,
 	`{"ok":{},"batch":[],"joined":{"epoch":18446744073709551615,"more":1}}`,
 	`{"ok":{},"joined":{"epoch":4294967296}}`, `{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"l":1,"m":1}`,
+	`{"connected":{},"connected":{"expires":5}}`, `{"connected":{"ok":{"ping":1},"ok":{"time":2}}}`, `{"connected":{"ok":{"limits":{"page":1},"limits":{"rooms":2}}}}`,
+	`{"ok":{},"joined":{"head":1},"joined":{"epoch":2}}`, `{"batch":[{"ok":1}],"batch":[{"joined":{"head":2}}]}`, `{"ok":{},}`, `{,"ok":{}}`, `{"ok":{}"batch":[]}`,
+	`{"batch":[,]}`, `{"batch":[{"ok":1},]}`, ` { "ok" : { } , "joined" : { "head" : 1 } } `, `{"o\u006b":{}}`, `{"ok":{"a":1,"a":2}}`, `{"ok":01}`, `{"ok":`, `{"batch":[`,
 	`[]`, `null`, ``, `{"ok"}`, `{"ok":{}`, `{"batch":7}`, ` {"ok":1}`,
 }
 

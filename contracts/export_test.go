@@ -1,6 +1,6 @@
 package contracts
 
 // DecodesAnswer and DecodesCommand report whether encoding/json is not needed for data.
-func DecodesAnswer(data []byte) bool { return new(Answer).decode(data, nil, true) }
+func DecodesAnswer(data []byte) bool { return readInto(new(Answer), data) }
 
-func DecodesCommand(data []byte) bool { return new(Command).decode(data) }
+func DecodesCommand(data []byte) bool { return readInto(new(Command), data) }
