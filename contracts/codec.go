@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -95,6 +96,15 @@ func DecodeRecord(value []byte, partition int32, partitions int) (Record, error)
 		return Record{}, fmt.Errorf("%w: room %s does not belong to partition %d", ErrUndecodable, r.Room, partition)
 	}
 	return r, nil
+}
+
+// decoding lends the room for the fields of a record.
+var decoding = sync.Pool{New: func() any { return new([32]field) }}
+
+// giveBack ends a loan of decoding. It must not hold on to what was decoded.
+func giveBack(fields *[32]field) {
+	clear(fields[:])
+	decoding.Put(fields)
 }
 
 // decode reads a record's JSON: strict as a client's, every field of the right type, unknown fields ignored.
