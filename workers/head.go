@@ -17,77 +17,135 @@ type head struct {
 
 type asker func(partition int32, q contracts.Question, timeout time.Duration, done func(contracts.Reply, error))
 
-// heads asks dispatchers for rooms' heads, one question per room at a time. An answer counts only for callers that
-// were there before it was asked for (a message may have been announced in between), so whoever comes while a question
-// is outstanding shares the next one. Rooms are kept apart: one whose head must be looked up in a slow store holds up
-// nobody else.
+const (
+	knownRooms  = 50_000      // rooms that were answered for
+	knownFor    = time.Minute // since they were; the dispatcher may forget them later
+	headsAtOnce = 256         // rooms in one question
+)
+
+// heads asks dispatchers for rooms' heads. An answer counts only for callers that were there before it was asked for (a
+// message may have been announced in between), so whoever comes while a question is outstanding shares the next one.
+//
+// Rooms of a partition that the dispatcher has answered for lately share questions, one of which is out at a time: a
+// storm of joins in thousands of rooms is a few hundred questions. Others are kept apart, each with a question of its
+// own: one whose head must be looked up in a slow store holds up nobody else. So do those of a question that failed.
 type heads struct {
-	ask asker
+	ask   asker
+	known *cache[contracts.RoomID, time.Time]
 
-	mu    sync.Mutex
-	rooms map[contracts.RoomID]*headQuestion // guarded by mu; rooms with an outstanding question
+	mu  sync.Mutex
+	out map[headLine]*headQuestion // guarded by mu; the outstanding questions
 }
 
-// headQuestion is a room's outstanding question, and who waits for the next.
+// headLine is what has one question out at a time: a room, or with none all known rooms of a partition.
+type headLine struct {
+	partition int32
+	room      contracts.RoomID
+}
+
+// headQuestion is an outstanding question.
 type headQuestion struct {
-	next *headAnswer // guarded by heads.mu
+	next *headAnswer // guarded by heads.mu; for those who have come meanwhile, nil where nobody has
 }
 
-// headAnswer is written before done is closed and read after.
+// headAnswer is what one question brings.
 type headAnswer struct {
-	done chan struct{}
-	head head
-	err  error
+	rooms []contracts.RoomID       // guarded by heads.mu until it is asked for
+	at    map[contracts.RoomID]int // guarded by heads.mu
+
+	// Written before done is closed and read after.
+	heads []head
+	err   error
+	done  chan struct{}
 }
 
 func newHeads(ask asker) *heads {
-	return &heads{ask: ask, rooms: make(map[contracts.RoomID]*headQuestion)}
+	return &heads{
+		ask: ask, known: newCache[contracts.RoomID, time.Time](knownRooms), out: make(map[headLine]*headQuestion),
+	}
 }
 
 // of returns the room's head, asked for after the call began. It does not try again.
 func (h *heads) of(ctx context.Context, partition int32, room contracts.RoomID) (head, error) {
-	h.mu.Lock()
-	q, outstanding := h.rooms[room]
-	var a *headAnswer
-	if outstanding {
-		if q.next == nil {
-			q.next = &headAnswer{done: make(chan struct{})}
-		}
-		a = q.next
-	} else {
-		q = &headQuestion{}
-		a = &headAnswer{done: make(chan struct{})}
-		h.rooms[room] = q
+	line := headLine{partition: partition, room: room}
+	if last, known := h.known.get(room); known && time.Since(last) < knownFor {
+		line.room = ""
 	}
+	h.mu.Lock()
+	q := h.out[line]
+	if q != nil && q.next != nil && len(q.next.rooms) >= headsAtOnce {
+		line.room = room
+		q = h.out[line]
+	}
+	var a *headAnswer
+	first := q == nil
+	switch {
+	case first:
+		a = newHeadAnswer()
+		h.out[line] = &headQuestion{}
+	case q.next == nil:
+		q.next = newHeadAnswer()
+		fallthrough
+	default:
+		a = q.next
+	}
+	at := a.add(room)
 	h.mu.Unlock()
-	if !outstanding {
-		h.put(partition, room, q, a)
+	if first {
+		h.put(line, a)
 	}
 	select {
 	case <-a.done:
-		return a.head, a.err
+		if a.err != nil {
+			return head{}, a.err
+		}
+		return a.heads[at], nil
 	case <-ctx.Done():
 		return head{}, ctx.Err()
 	}
 }
 
+func newHeadAnswer() *headAnswer {
+	return &headAnswer{at: make(map[contracts.RoomID]int, 1), done: make(chan struct{})}
+}
+
+// add needs heads.mu. It returns where the room's head will be.
+func (a *headAnswer) add(room contracts.RoomID) int {
+	at, ok := a.at[room]
+	if !ok {
+		at = len(a.rooms)
+		a.rooms = append(a.rooms, room)
+		a.at[room] = at
+	}
+	return at
+}
+
 // put asks for a, and then for those who came meanwhile.
-func (h *heads) put(partition int32, room contracts.RoomID, q *headQuestion, a *headAnswer) {
-	h.ask(partition, contracts.Question{Heads: []contracts.RoomID{room}}, questionTimeout, func(reply contracts.Reply, err error) {
+func (h *heads) put(line headLine, a *headAnswer) {
+	h.ask(line.partition, contracts.Question{Heads: a.rooms}, questionTimeout, func(reply contracts.Reply, err error) {
 		a.err = err
-		if err == nil {
-			a.head = head{Head: reply.Heads[0], epoch: reply.Epoch, certain: reply.Certain}
+		for _, one := range reply.Heads {
+			a.heads = append(a.heads, head{Head: one, epoch: reply.Epoch, certain: reply.Certain})
+		}
+		now := time.Now()
+		for _, room := range a.rooms {
+			if err == nil {
+				h.known.put(room, now)
+			} else {
+				h.known.remove(room)
+			}
 		}
 		close(a.done)
 		h.mu.Lock()
+		q := h.out[line]
 		next := q.next
 		q.next = nil
 		if next == nil {
-			delete(h.rooms, room)
+			delete(h.out, line)
 		}
 		h.mu.Unlock()
 		if next != nil {
-			h.put(partition, room, q, next)
+			h.put(line, next)
 		}
 	})
 }

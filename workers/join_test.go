@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -324,6 +325,72 @@ func TestJoinTakesNoOlderAnswer(t *testing.T) {
 				t.Errorf("%d questions for 21 joins", len(f.questions))
 			}
 		})
+	})
+}
+
+// TestJoinsOfKnownRoomsShareQuestions: rooms that were answered for are asked about together, others alone, so that one
+// that must be looked up holds up nobody; and after a question that failed each is alone again.
+func TestJoinsOfKnownRoomsShareQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := full(t, 5)
+		var rooms []contracts.RoomID // of one partition
+		for i := 0; len(rooms) < 20; i++ {
+			if room := contracts.RoomID(fmt.Sprint("room", i)); contracts.LaneOf(room).Partition(8) == 3 {
+				rooms = append(rooms, room)
+			}
+		}
+		cold, rooms := rooms[0], rooms[1:]
+		away := false
+		f.dispatch = func(q contracts.Question) (*contracts.Reply, error) {
+			took := 10 * time.Millisecond
+			if slices.Contains(q.Heads, cold) {
+				took = time.Second
+			}
+			f.mu.Unlock()
+			time.Sleep(took)
+			f.mu.Lock()
+			if away && len(q.Heads) > 1 {
+				return nil, rpc.ErrTimeout
+			}
+			r := &contracts.Reply{Epoch: 3, Certain: true}
+			for _, room := range q.Heads {
+				r.Heads = append(r.Heads, contracts.Head{Seq: contracts.Seq(len(room)), Floor: 1})
+			}
+			return r, nil
+		}
+		joins := func(what string, questions int, within time.Duration) {
+			t.Helper()
+			f.set(func() { f.questions = nil })
+			begun := time.Now()
+			answers := make([]<-chan contracts.Answer, len(rooms))
+			for i, room := range rooms {
+				c := cmd(contracts.OpJoin, `{"limit":0}`)
+				c.Room = room
+				answers[i] = f.begin(c)
+			}
+			for i, room := range rooms {
+				if j := decode[contracts.JoinOK](t, <-answers[i]); j.Room != room || j.Head != contracts.Seq(len(room)) {
+					t.Errorf("%s: the join of %s is answered %+v", what, room, j)
+				}
+			}
+			if took := time.Since(begun); took > within {
+				t.Errorf("%s: took %v, want at most %v", what, took, within)
+			}
+			f.set(func() {
+				if len(f.questions) != questions {
+					t.Errorf("%s: %d questions, want %d", what, len(f.questions), questions)
+				}
+			})
+		}
+		joins("new rooms", 19, 10*time.Millisecond)
+		c := cmd(contracts.OpJoin, `{"limit":0}`)
+		c.Room = cold
+		beside := f.begin(c)
+		synctest.Wait()
+		joins("known rooms beside one that is looked up", 2, 20*time.Millisecond) // one begins at once, for whoever came first
+		decode[contracts.JoinOK](t, <-beside)
+		away = true
+		joins("a question that fails", 20, time.Second)
 	})
 }
 
