@@ -51,7 +51,7 @@ type Config struct {
 	Sync bool
 	// Gather is how long after a commit the next one waits where it is for small appends alone, so that those of many
 	// partitions share it: a commit writes whole pages, whose number grows far slower than that of the entries in it.
-	// Defaults to 0: they wait for nobody.
+	// Memberships, which somebody waits for, wait a quarter of it. Defaults to 0: they wait for nobody.
 	Gather time.Duration
 }
 
@@ -139,15 +139,23 @@ func (s *Store) Kind() string { return "bbolt" }
 // Close waits for the transactions under way and closes the file.
 func (s *Store) Close() error { return s.db.Close() }
 
-// gatherBelow is how many entries an append has at least that waits for no others.
+// gatherBelow is how many rows a write has at least that waits for no others.
 const gatherBelow = 256
 
 // write is one change that waits for a transaction.
 type write struct {
 	apply func(*bbolt.Tx) error
-	small bool // an append that had better wait for others
+	waits time.Duration // for others since the last commit; 0: in a hurry
 	err   error
 	done  bool // guarded by Store.turn
+}
+
+// patience is how long so many rows may wait for others.
+func (s *Store) patience(rows int) time.Duration {
+	if rows >= gatherBelow {
+		return 0
+	}
+	return s.pause
 }
 
 // write applies a change and returns when it is committed.
@@ -165,7 +173,7 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 	}
 	s.queue.Lock()
 	s.queue.waiting = append(s.queue.waiting, w)
-	if !w.small {
+	if w.waits == 0 {
 		select {
 		case s.hurry <- struct{}{}:
 		default:
@@ -178,8 +186,8 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 	if w.done {
 		return w.err
 	}
-	if w.small && s.pause > 0 {
-		s.gather(ctx)
+	if w.waits > 0 {
+		s.gather(ctx, w.waits)
 	}
 	s.queue.Lock()
 	group := s.queue.waiting
@@ -208,8 +216,8 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 }
 
 // gather lets others come, until it is time or somebody is in a hurry. The turn is held.
-func (s *Store) gather(ctx context.Context) {
-	left := s.pause - time.Since(s.last)
+func (s *Store) gather(ctx context.Context, pause time.Duration) {
+	left := pause - time.Since(s.last)
 	if left <= 0 {
 		return
 	}

@@ -17,7 +17,7 @@ import (
 // Append stores entries and moves the checkpoint in one transaction, which a few entries may wait Config.Gather for. After
 // ErrConflict nothing of it is stored.
 func (s *Store) Append(ctx context.Context, entries []store.Entry, prev, next contracts.Checkpoint) error {
-	return s.commit(ctx, &write{small: len(entries) < gatherBelow, apply: func(tx *bbolt.Tx) error {
+	return s.commit(ctx, &write{waits: s.patience(len(entries)), apply: func(tx *bbolt.Tx) error {
 		checkpoints := tx.Bucket([]byte(contracts.CollectionCheckpoints))
 		if err := expect(checkpoints, prev, next); err != nil {
 			return err

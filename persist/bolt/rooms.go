@@ -57,7 +57,7 @@ func memberKey(user contracts.UserID, room contracts.RoomID) []byte {
 	return append(k, room...)
 }
 
-// Join writes memberships in one transaction, which they may wait Config.Gather for. They are put in the order of
+// Join writes memberships in one transaction, which they may wait a part of Config.Gather for. They are put in the order of
 // their keys, so that neighbours meet the same pages.
 func (s *Store) Join(ctx context.Context, members ...contracts.Membership) error {
 	type row struct{ key, value []byte }
@@ -70,7 +70,7 @@ func (s *Store) Join(ctx context.Context, members ...contracts.Membership) error
 		rows[i] = row{memberKey(m.User.ID, m.Room), value}
 	}
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key, b.key) })
-	return s.commit(ctx, &write{small: len(rows) < gatherBelow, apply: func(tx *bbolt.Tx) error {
+	return s.commit(ctx, &write{waits: s.patience(len(rows)) / 4, apply: func(tx *bbolt.Tx) error {
 		members := tx.Bucket([]byte(contracts.CollectionMembers))
 		// 134 bytes a row in the file where users' ids rise, as guests' do, and 168 where they are random; 0.5 would make
 		// the former 202, 0.9 the latter 270.
