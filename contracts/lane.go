@@ -20,6 +20,9 @@ const (
 	EnvelopeLeft EnvelopeKind = 4
 	// EnvelopeStored tells one connection that a message is stored: Except, Key and Seq. It has no Body.
 	EnvelopeStored EnvelopeKind = 5
+	// EnvelopeEpoch tells that the log of the lane's partition is in a new epoch: Epoch. It is about every room of the lane
+	// and names none.
+	EnvelopeEpoch EnvelopeKind = 6
 )
 
 // Envelope is what travels on a lane from a dispatcher or a worker to the edges. One lane message holds one or more.
@@ -87,7 +90,7 @@ func NextEnvelope(message []byte) (e Envelope, rest []byte, err error) {
 	b := message[1+n : 1+n+int(size)]
 	rest = message[1+n+int(size):]
 	room, b, ok := takeID(b)
-	if !ok || room == "" {
+	if !ok || (room == "") != (e.Kind == EnvelopeEpoch) {
 		return e, nil, ErrEnvelope
 	}
 	epoch, n := binary.Uvarint(b)

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,6 +193,10 @@ func (h *hub) Receive(lane contracts.Lane, body []byte) {
 			return
 		}
 		body = rest
+		if e.Kind == contracts.EnvelopeEpoch {
+			h.newEpoch(lane, e.Epoch)
+			continue
+		}
 		if contracts.LaneOf(e.Room) != lane {
 			h.srv.metrics.malformed.Inc()
 			continue
@@ -205,6 +210,23 @@ func (h *hub) Receive(lane contracts.Lane, body []byte) {
 			h.take(r, &e)
 		}
 		sh.mu.Unlock()
+	}
+}
+
+// newEpoch asks for the heads of a lane's rooms that are in an older epoch: the answers reset them. If they do not come, the
+// next message of this kind asks again.
+func (h *hub) newEpoch(lane contracts.Lane, epoch contracts.Epoch) {
+	var older []contracts.RoomID
+	sh := h.shard(lane)
+	sh.mu.Lock()
+	for id, r := range sh.rooms {
+		if r.lane == lane && r.known && r.epoch < epoch {
+			older = append(older, id)
+		}
+	}
+	sh.mu.Unlock()
+	for chunk := range slices.Chunk(older, headsPerQuestion) {
+		h.askHeadsOf(lane.Partition(h.srv.cfg.Partitions), chunk)
 	}
 }
 

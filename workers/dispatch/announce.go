@@ -86,31 +86,55 @@ func (d *Dispatcher) publish(p *partition) {
 	if p.queue = p.queue[n:]; len(p.queue) == 0 {
 		p.queue = nil
 	}
-	heads := p.headsNow(d.cfg.HeadsEvery)
-	if len(batch) == 0 && len(heads) == 0 {
+	heads, epoch := p.headsNow(d.cfg.HeadsEvery)
+	if len(batch) == 0 && len(heads) == 0 && !epoch {
 		return
 	}
 	p.publishing = true
 	d.job(p, func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, d.cfg.PublishTimeout)
 		defer cancel()
-		err := d.send(ctx, p.epoch, batch, heads)
+		var lanes []contracts.Lane
+		if epoch {
+			lanes = d.lanes(p.id)
+		}
+		err := d.send(ctx, p.epoch, batch, heads, lanes)
 		now := time.Now()
-		return func() { d.published(p, batch, heads, now, err) }
+		return func() {
+			if epoch && err == nil {
+				p.epochDue--
+				p.headsTaken = now
+			}
+			d.published(p, batch, heads, now, err)
+		}
 	})
 }
 
-// headsNow returns the heads of the rooms that changed, if it is time for them. Two messages stand at least half a pause
-// apart, also where the first one took long: what loses one must not lose the other.
-func (p *partition) headsNow(every time.Duration) []said {
+// lanes are those of a partition.
+func (d *Dispatcher) lanes(id int32) []contracts.Lane {
+	all := make([]contracts.Lane, 0, contracts.Lanes/d.cfg.Partitions)
+	for l := contracts.Lane(id); int(l) < contracts.Lanes; l += contracts.Lane(d.cfg.Partitions) {
+		all = append(all, l)
+	}
+	return all
+}
+
+// headsNow returns the heads of the rooms that changed, if it is time for them, and whether the epoch is to be told with
+// them. Two messages stand at least half a pause apart, also where the first one took long: what loses one must not lose
+// the other.
+func (p *partition) headsNow(every time.Duration) (heads []said, epoch bool) {
 	if !p.headsDue {
-		return nil
+		return nil, false
 	}
 	p.headsDue = false
-	if len(p.changed) == 0 || time.Since(p.headsTaken) < every/2 {
-		return nil
+	if time.Since(p.headsTaken) < every/2 {
+		return nil, false
 	}
-	heads := make([]said, 0, len(p.changed))
+	epoch = p.epochDue > 0
+	if len(p.changed) == 0 {
+		return nil, epoch
+	}
+	heads = make([]said, 0, len(p.changed))
 	for r := range p.changed {
 		heads = append(heads, said{r, r.sent})
 		r.low[lowUnderWay], r.low[lowNone] = r.low[lowNone], -1
@@ -118,11 +142,12 @@ func (p *partition) headsNow(every time.Duration) []said {
 	slices.SortFunc(heads, func(a, b said) int {
 		return cmp.Or(cmp.Compare(a.room.lane, b.room.lane), cmp.Compare(a.room.id, b.room.id))
 	})
-	return heads
+	return heads, epoch
 }
 
-// send puts entries into the cache and then tells entries and heads. Rooms are only read for what never changes.
-func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []outgoing, heads []said) error {
+// send puts entries into the cache and then tells entries and heads, and some lanes the epoch. Rooms are only read for what
+// never changes.
+func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []outgoing, heads []said, lanes []contracts.Lane) error {
 	if !d.alive() {
 		return errNotAlive
 	}
@@ -139,7 +164,14 @@ func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []ou
 			return errNotAlive
 		}
 	}
-	return d.deps.Publisher.Publish(ctx, messages(epoch, batch, heads))
+	out := messages(epoch, batch, heads)
+	if planted.On(planted.NoHeads) {
+		lanes = nil
+	}
+	for _, l := range lanes {
+		out = append(out, fanout.Message{Lane: l, Body: contracts.AppendEnvelope(nil, &contracts.Envelope{Kind: contracts.EnvelopeEpoch, Epoch: epoch})})
+	}
+	return d.deps.Publisher.Publish(ctx, out)
 }
 
 // messages makes one message per lane of the entries, in order, and behind them those of the heads.

@@ -286,7 +286,7 @@ func (d *Dispatcher) turn(read []readBatch) (t turn) {
 		d.commitDue = false
 		t.commits = make(map[int32]journal.Commit)
 		for _, p := range d.partitions {
-			if offset := p.told(); offset > p.committed {
+			if offset := p.told(); offset > p.committed && p.epochDue == 0 {
 				p.committed = offset
 				t.commits[p.id] = journal.Commit{Offset: offset, Epoch: p.epoch}
 			}
@@ -312,7 +312,7 @@ func (d *Dispatcher) commit(ctx context.Context, c journal.Consumer, commits map
 		d.call(func() {
 			for id := range commits {
 				if p := d.partitions[id]; p != nil {
-					p.committed = p.publishFrom
+					p.committed = p.publishFrom - 1
 				}
 			}
 		})

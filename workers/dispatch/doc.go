@@ -40,6 +40,11 @@
 // does not show it, and written on the log looks as before. So a dispatcher that cannot read on, or finds D beyond the
 // log's end, stops the partition, and commits a D beyond any end; the persister reads that and begins the next epoch.
 //
+// A dispatcher that takes a partition over in a new epoch knows only the rooms that it held in the one before, and none where it
+// did not own the partition then; the new log may be empty, and a room may stay silent. So all lanes are told the epoch with the
+// heads, until Redis took it five times, and only then is D committed in that epoch: what was committed says whether the rooms
+// know.
+//
 // Look-ups are paced in all partitions together (lookup.go). Who takes everything over has one to make in each; a store with
 // little time answers none of so many before they are given up, goes on with them unheard, and asked again at once it
 // would never get anywhere.

@@ -101,7 +101,7 @@ func (o owner) Revoke(ctx context.Context, ids []int32) {
 	var stops []func() error
 	d.call(func() {
 		for _, id := range ids {
-			if p := d.partitions[id]; p != nil {
+			if p := d.partitions[id]; p != nil && p.epochDue == 0 {
 				commits[id] = journal.Commit{Offset: p.told(), Epoch: p.epoch}
 			}
 		}
@@ -148,6 +148,7 @@ func (d *Dispatcher) load(ctx context.Context, id int32, committed *journal.Comm
 		return nil, err
 	}
 	told := start
+	known := c.Epoch == 1 || committed != nil && committed.Epoch == c.Epoch
 	if committed != nil && committed.Epoch == c.Epoch {
 		if committed.Offset > end {
 			return nil, gone(end)
@@ -165,7 +166,7 @@ func (d *Dispatcher) load(ctx context.Context, id int32, committed *journal.Comm
 	if lost {
 		return nil, gone(end)
 	}
-	return d.newPartition(c, min(c.Offset, told), told, end), nil
+	return d.newPartition(c, min(c.Offset, told), told, end, known), nil
 }
 
 // gone is the alarm that records which were told are lost. The numbers of this epoch are used up then, and the partition

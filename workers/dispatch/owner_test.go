@@ -321,3 +321,67 @@ func TestConfigRefused(t *testing.T) {
 		}
 	}
 }
+
+// Whoever takes over in an epoch of which nothing was committed yet does not know whose rooms are in the one before, so every lane
+// is told. D is of the new epoch only when Redis took it often enough; then nobody tells it again.
+func TestEveryLaneLearnsTheEpoch(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.partitions = 2
+		w.set(func() {
+			w.checkpoints[1] = contracts.Checkpoint{Partition: 1, Epoch: 2, Sequencer: 1}
+			w.commits[1] = journal.Commit{Offset: 7, Epoch: 1}
+			w.publish = func([]contracts.EnvelopeKind) error { return errAway }
+		})
+		epochs := func() (times map[time.Time]int) {
+			times = make(map[time.Time]int)
+			w.look(func() {
+				for _, e := range w.told {
+					if e.Kind != contracts.EnvelopeEpoch {
+						continue
+					}
+					if e.Epoch != 2 || e.Room != "" {
+						t.Errorf("told %+v", e.Envelope)
+					}
+					times[e.at]++
+				}
+			})
+			return times
+		}
+		_, stop := w.run(dispatch.Config{})
+		elapse(5 * time.Second)
+		w.set(func() { w.publish = nil })
+		elapse(2500 * time.Millisecond)
+		if n := len(epochs()); n == 0 || n >= 5 {
+			t.Fatalf("told %d times in 2.5 s", n)
+		}
+		if c := w.commit(1); c.Epoch != 1 {
+			t.Errorf("committed %+v before it was told often enough", c)
+		}
+		stop() // the next one begins anew
+		if c := w.commit(1); c.Epoch != 1 {
+			t.Errorf("committed %+v at the end, before it was told often enough", c)
+		}
+		before := len(epochs())
+		_, stop = w.run(dispatch.Config{})
+		elapse(10 * time.Second)
+		for at, lanes := range epochs() {
+			if lanes != contracts.Lanes/2 {
+				t.Errorf("%d lanes were told at %v", lanes, at)
+			}
+		}
+		if n := len(epochs()) - before; n != 5 {
+			t.Errorf("told %d times, want 5", n)
+		}
+		if c := w.commit(1); c.Epoch != 2 || c.Offset != 0 {
+			t.Errorf("committed %+v, want 0 of epoch 2", c)
+		}
+		stop()
+		before = len(epochs())
+		_, stop = w.run(dispatch.Config{})
+		defer stop()
+		elapse(5 * time.Second)
+		if n := len(epochs()) - before; n != 0 {
+			t.Errorf("told %d times more, although it is committed", n)
+		}
+	})
+}

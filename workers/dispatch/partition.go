@@ -37,7 +37,7 @@ type partition struct {
 
 	seq        *roomlog.Sequencer
 	checkpoint int64 // C as last read
-	committed  int64 // the last commit, or the one under way
+	committed  int64 // the last commit, or the one under way; below publishFrom: none of this epoch
 	rooms      map[contracts.RoomID]*room
 	adopt      map[contracts.RoomID]struct{} // rooms of the epoch before that are to learn this one
 
@@ -64,6 +64,7 @@ type partition struct {
 	publishing bool
 	headsDue   bool
 	headsTaken time.Time
+	epochDue   int // heads messages that are still to say the epoch
 	changed    map[*room]struct{}
 }
 
@@ -87,8 +88,10 @@ type pendingRecord struct {
 	room *room
 }
 
-func (d *Dispatcher) newPartition(c contracts.Checkpoint, from, publishFrom, end int64) *partition {
-	return &partition{
+// newPartition makes a partition. known says that what was committed is of this epoch: then all rooms were told of it, or there
+// was never another.
+func (d *Dispatcher) newPartition(c contracts.Checkpoint, from, publishFrom, end int64, known bool) *partition {
+	p := &partition{
 		id: c.Partition, epoch: c.Epoch, from: from, publishFrom: publishFrom, goal: end,
 		// K is the checkpoint's also where reading begins below C: it covers all key times below C.
 		seq:        roomlog.New(c.Epoch, from, c.KeyTime, d.cfg.Limits),
@@ -99,6 +102,10 @@ func (d *Dispatcher) newPartition(c contracts.Checkpoint, from, publishFrom, end
 		asks:    make(map[contracts.RoomID][]*ask),
 		changed: make(map[*room]struct{}),
 	}
+	if !known {
+		p.epochDue, p.committed = headsPerChange, publishFrom-1
+	}
+	return p
 }
 
 // decode reads a batch's records. It is a pure function of them, so the poller does it.

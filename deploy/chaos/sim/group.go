@@ -293,9 +293,7 @@ func (m *Member) Restart(id int32) {
 	if m.claims[id] == nil {
 		return
 	}
-	if m.drop(id) {
-		m.owner.Lose([]int32{id})
-	}
+	m.drop(id)
 	m.take(id)
 }
 
