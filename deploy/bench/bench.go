@@ -95,6 +95,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return s.compare(ctx, out)
 }
 
+// settled is when connections that have come are at rest, and the memory that their coming took is given back.
+const settled = 3 * time.Second
+
 // benchCase is one row of the targets.
 type benchCase struct {
 	name, figure string
@@ -110,7 +113,7 @@ func (s settings) allCases() []benchCase {
 			Scenario: loadtest.Fanout, Rooms: rooms, Members: members, Rate: loadtest.RateMax, Window: window, Warmup: s.warmup, Duration: s.duration,
 		}}
 	}
-	idle := loadtest.Config{Scenario: loadtest.Connect, Connections: s.connections, Members: 100, Warmup: s.warmup, Duration: time.Second}
+	idle := loadtest.Config{Scenario: loadtest.Connect, Connections: s.connections, Members: 100, Warmup: settled, Duration: time.Second}
 	return []benchCase{
 		{name: "connections", figure: "KiB per connection", config: idle, edges: 1, of: func(r loadtest.Report) float64 { return r.Servers.BytesPerConnection / 1024 }},
 		{name: "connections", figure: "connects per CPU-s", config: idle, edges: 1, of: func(r loadtest.Report) float64 { return r.Servers.ConnectsPerCPU }},

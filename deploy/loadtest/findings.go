@@ -90,6 +90,15 @@ func (d *driver) ledger() Ledger {
 	}
 }
 
+// gathered is the moment at which memory per connection is judged: when all have come, or where nothing is sent behind the
+// warm-up, when they have come to rest.
+func (d *driver) gathered() sample {
+	if d.plan.Rate == 0 && d.from.at != 0 {
+		return d.from
+	}
+	return d.ramped
+}
+
 func (d *driver) servers(r Report) *Servers {
 	if d.watch.blind() {
 		return nil
@@ -102,7 +111,7 @@ func (d *driver) servers(r Report) *Servers {
 		s.PerCPUSecond = r.Traffic.Delivered * r.Seconds / s.CPUSeconds
 	}
 	if d.listening > 0 {
-		s.BytesPerConnection = float64(d.ramped.servers.Memory-d.before.servers.Memory) / float64(d.listening)
+		s.BytesPerConnection = float64(d.gathered().servers.Memory-d.before.servers.Memory) / float64(d.listening)
 	}
 	if cpu := (d.ramped.servers.CPU - d.before.servers.CPU).Seconds(); cpu > 0 {
 		s.ConnectsPerCPU = float64(d.listening) / cpu
@@ -116,7 +125,7 @@ func (d *driver) generator(r Report) Generator {
 		g.Cores = g.CPUSeconds / r.Seconds
 	}
 	if d.listening > 0 {
-		g.BytesPerConnection = float64(d.ramped.own.Memory-d.before.own.Memory) / float64(d.listening)
+		g.BytesPerConnection = float64(d.gathered().own.Memory-d.before.own.Memory) / float64(d.listening)
 	}
 	if all := d.to.allBusy - d.from.allBusy; all > 0 {
 		g.MachineBusy = float64(d.to.busy-d.from.busy) / float64(all)

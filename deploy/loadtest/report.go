@@ -150,7 +150,7 @@ type Generator struct {
 	CPUSeconds         float64 `json:"cpu_s"` // in the measured window
 	Cores              float64 `json:"cores"` // CPUSeconds per second
 	MemoryBytes        int64   `json:"memory"`
-	BytesPerConnection float64 `json:"bytes_per_connection"` // growth of memory during the ramp
+	BytesPerConnection float64 `json:"bytes_per_connection"` // growth of memory during the ramp; where nothing is sent until the end of the warm-up
 	MachineBusy        float64 `json:"machine_busy"`         // share of all processors that was in use
 	// Bottleneck says in which way the load tester limited the result; empty where it did not.
 	Bottleneck string `json:"bottleneck,omitempty"`
