@@ -65,13 +65,15 @@ type world struct {
 	appends  []func(int64, error)               // callbacks held back
 	onAppend func(n int) (hold bool, err error) // of the n-th append, from 0
 
-	online     map[contracts.RoomID]map[contracts.UserID]contracts.Person
-	base       int // people in every room beside those in online
-	rosterDown bool
-	turn       bool
-	renewed    int
-	published  []contracts.Envelope
-	publishErr error
+	online      map[contracts.RoomID]map[contracts.UserID]contracts.Person
+	base        int // people in every room beside those in online
+	rosterDown  bool
+	turn        bool
+	renewed     int
+	published   []contracts.Envelope
+	publishErr  error
+	publishes   int // round trips
+	publishTime time.Duration
 }
 
 func newWorld(t testing.TB, change func(*workers.Config)) *world {
@@ -364,8 +366,10 @@ type fakePublisher world
 
 func (p *fakePublisher) Publish(_ context.Context, messages []fanout.Message) error {
 	f := (*world)(p)
+	time.Sleep(f.publishTime)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.publishes++
 	if f.publishErr != nil {
 		return f.publishErr
 	}

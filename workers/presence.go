@@ -16,7 +16,6 @@ const (
 	maxCrowds     = 10_000          // rooms that wait for their next number
 	rosterTimeout = time.Second     // for a join's entry in the roster
 	listed        = crowd           // people in the reply to presence
-	eventTimeout  = 2 * time.Second // for publishing an ephemeral event
 )
 
 // presence lists who listens to a room.
@@ -126,7 +125,7 @@ func (w *Worker) publish(ctx context.Context, events ...event) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	if w.deps.Publisher.Publish(ctx, messages) != nil {
+	if w.outbox.publish(ctx, messages) != nil {
 		w.metrics.eventsLost.Add(float64(len(messages)))
 	}
 }

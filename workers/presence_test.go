@@ -173,6 +173,36 @@ func TestPing(t *testing.T) {
 	})
 }
 
+// TestEventsShareRoundTrips: what comes while events are being published goes together, in the order of coming.
+func TestEventsShareRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.publishTime = 100 * time.Millisecond
+		const rooms = 200
+		var want []contracts.RoomID
+		for i := range rooms {
+			c := cmd(contracts.OpTyping, `{"on":true}`)
+			c.Room = contracts.RoomID(fmt.Sprint("room", i))
+			want = append(want, c.Room)
+			f.begin(c)
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		var got []contracts.RoomID
+		f.set(func() {
+			for _, e := range f.published {
+				got = append(got, e.Room)
+			}
+			if f.publishes != 2 {
+				t.Errorf("%d round trips, want the first and one for all others", f.publishes)
+			}
+		})
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // TestPresenceOfManyAtOnce: the first is told at once, the others together, and who came and went not at all.
 func TestPresenceOfManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
