@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -201,7 +202,23 @@ func (w *world) stuck() {
 
 func (w *world) settled() bool {
 	return !slices.ContainsFunc(w.clients, func(c *client) bool { return !c.settled(false) }) &&
-		!slices.ContainsFunc(w.persisters, func(p *process) bool { return !p.sink.CaughtUp() })
+		!slices.ContainsFunc(w.persisters, func(p *process) bool { return !p.sink.CaughtUp() }) && w.stored()
+}
+
+// stored reports whether the store has all that the log has. Persisters speak for the partitions that they own, and there may
+// be one that nobody owns.
+func (w *world) stored() bool {
+	for id := range int32(partitions) {
+		start, values := w.log.Records(id)
+		k, _, err := w.bolt.Checkpoint(context.Background(), id)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if k.Offset != start+int64(len(values)) {
+			return false
+		}
+	}
+	return true
 }
 
 // heal makes everything well.
