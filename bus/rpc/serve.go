@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	servePending = 4096 // requests that wait for the handler, per endpoint; beyond, a request is lost and its asker times out
+	servePending = 16384 // requests that wait for the handler, per endpoint (128 KiB); beyond, a request is lost and its asker times out
 	stopTimeout  = time.Second
 )
 
