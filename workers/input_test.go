@@ -362,3 +362,36 @@ parley_worker_requests_total{code="ok",op="send"} 1
 		t.Error(err)
 	}
 }
+
+// A cache that is away costs nobody an answer, and shows.
+func TestCacheAwayShows(t *testing.T) {
+	f := full(t, 5)
+	reg := prometheus.NewPedanticRegistry()
+	w, err := workers.New(workers.Config{Node: "w", Partitions: 8, Secret: secret}, workers.Deps{
+		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f),
+		Registerer: reg,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.w = w
+	for i, away := range []bool{false, true} {
+		f.mu.Lock()
+		f.cacheDown = away
+		f.mu.Unlock()
+		if got := f.seqs(decode[contracts.HistoryOK](t, f.do(cmd(contracts.OpHistory, `{}`))).Entries); got != "1 2 3 4 5" {
+			t.Errorf("away %v: entries %q", away, got)
+		}
+		err := testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
+# HELP parley_worker_cache_errors_total Reads of recent entries that failed or took too long; the dispatcher or the store was read instead.
+# TYPE parley_worker_cache_errors_total counter
+parley_worker_cache_errors_total %d
+`, i)), "parley_worker_cache_errors_total")
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

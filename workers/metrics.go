@@ -7,6 +7,7 @@ type metrics struct {
 	appendSeconds prometheus.Histogram
 	memberDropped prometheus.Counter
 	eventsLost    prometheus.Counter
+	cacheErrors   prometheus.Counter
 }
 
 // newMetrics registers the worker's metrics; a nil registerer keeps them to themselves.
@@ -29,12 +30,16 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 			Name: "parley_worker_events_lost_total",
 			Help: "Typing and presence events that could not be published.",
 		}),
+		cacheErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_worker_cache_errors_total",
+			Help: "Reads of recent entries that failed or took too long; the dispatcher or the store was read instead.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost,
+		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost, m.cacheErrors,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_sends_in_flight", Help: "Sends that are worked on.",
 		}, func() float64 { return float64(w.sending.Load()) }),

@@ -70,6 +70,9 @@ func (w *Worker) readCache(ctx context.Context, s span) []contracts.NumberedJSON
 		s.to--
 		return w.readCache(ctx, s)
 	}
+	if err != nil {
+		w.metrics.cacheErrors.Inc()
+	}
 	if err != nil || len(found) != 1 || !covers(found[0], s.from, s.to) {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,7 +67,8 @@ var (
 	edgeSignals     = []string{"parley_edge_errors_total", "parley_edge_repairs_total"}
 	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
 	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions"}
-	anySignals      = append(append(append([]string{}, edgeSignals...), dispatchSignals...), persistSignals...)
+	workerSignals   = []string{"parley_worker_cache_errors_total", "parley_worker_events_lost_total"}
+	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals)
 )
 
 // kinds are all faults by name.
