@@ -170,7 +170,7 @@ var errAgain = errors.New("socket not ready")
 
 func (c *conn) sysRead(b []byte) (int, error) {
 	for {
-		n, err := rawRead(int(c.fd), b)
+		n, err := rawReceive(int(c.fd), b)
 		switch err {
 		case 0:
 			return n, nil
@@ -185,7 +185,7 @@ func (c *conn) sysRead(b []byte) (int, error) {
 
 func (c *conn) sysWrite(b []byte) (int, error) {
 	for {
-		n, err := rawWrite(int(c.fd), b)
+		n, err := rawSend(int(c.fd), b)
 		switch err {
 		case 0:
 			return n, nil
