@@ -53,6 +53,7 @@ type claim struct {
 	ok     bool
 	next   int64
 	begun  bool
+	part   *part // that is read since begun; Kafka's client notices when a log takes the place of another
 }
 
 // Consumer joins a group on behalf of an owner. It must be closed.
@@ -278,9 +279,12 @@ func (m *Member) fetch() (batches []journal.Batch, changed <-chan struct{}, any 
 			continue
 		}
 		if !c.begun {
-			c.begun, c.next = true, c.start
+			c.begun, c.next, c.part = true, c.start, m.log.parts[id]
 		}
 		records, err := m.log.read(id, c.next, fetchMost)
+		if c.part != m.log.parts[id] {
+			records, err = nil, journal.ErrOutOfRange
+		}
 		c.next += int64(len(records))
 		any = any || len(records) > 0
 		batches = append(batches, journal.Batch{Partition: id, Records: records, End: m.log.parts[id].end(), Err: err})
