@@ -51,6 +51,7 @@ type claim struct {
 	done   chan struct{} // closed when Assign has returned for the last time
 	start  int64         // set before done is closed
 	ok     bool
+	held   bool // the owner may hold something of it from before a Restart
 	next   int64
 	begun  bool
 	part   *part // that is read since begun; Kafka's client notices when a log takes the place of another
@@ -231,7 +232,7 @@ func (m *Member) drop(id int32) bool {
 	delete(m.claims, id)
 	c.cancel()
 	<-c.done
-	return c.ok
+	return c.ok || c.held
 }
 
 // give hands a partition back.
@@ -297,8 +298,9 @@ func (m *Member) Restart(id int32) {
 	if m.claims[id] == nil {
 		return
 	}
-	m.drop(id)
+	held := m.drop(id)
 	m.take(id)
+	m.claims[id].held = held
 }
 
 // Commit implements journal.Consumer.
