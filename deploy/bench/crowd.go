@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,14 @@ import (
 // perEdge is how many connections one edge of a crowd holds: an edge takes nine tenths of the descriptors, here 20,000,
 // and has some of its own.
 const perEdge = 17_800
+
+// crowdPing is the interval of pings. At the default a million connections are pinged 40,000 times a second, which costs
+// a core of the machine that holds both ends.
+const crowdPing = 2 * time.Minute
+
+// single is the beginning of a command that runs on one processor at a time: with many more processes than processors,
+// each would wake helpers that find nothing to do.
+var single = []string{"env", "GOMAXPROCS=1"}
 
 // crowd is as many connections as the machine takes, on as many edges as the descriptor limit asks for, while some rooms
 // talk. The rest of Parley is one process beside the edges.
@@ -33,7 +42,7 @@ func (c crowd) config(program string, p *peer) loadtest.Config {
 	return loadtest.Config{
 		Scenario: loadtest.Fanout, URLs: p.urls, PIDs: p.pids, Connections: c.connections, Members: c.members,
 		Meet: min(c.meet, len(p.urls)), Active: c.active, Senders: 1, Rate: strconv.Itoa(c.rate), Warmup: 10 * time.Second, Duration: c.hold,
-		RampTimeout: time.Minute + time.Duration(c.connections/400)*time.Second, Plain: true, Shard: []string{program, "load", "--shard"},
+		RampTimeout: time.Minute + time.Duration(c.connections/400)*time.Second, Plain: true, Shard: append(slices.Clone(single), program, "load", "--shard"),
 	}
 }
 
@@ -57,7 +66,7 @@ func (s settings) gather(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := p.startEdges(ctx, program, c.edges()); err != nil {
+	if err := p.startEdges(ctx, append(slices.Clone(single), program), c.edges(), "--ping", crowdPing.String()); err != nil {
 		return err
 	}
 	stop, peak := watchMemory(before)

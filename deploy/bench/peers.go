@@ -129,7 +129,7 @@ func edgesSystem(program string) system {
 			return nil, fmt.Errorf("make a folder: %w", err)
 		}
 		p := &peer{dir: dir}
-		if err := p.startEdges(ctx, program, edges); err != nil {
+		if err := p.startEdges(ctx, []string{program}, edges); err != nil {
 			p.stop()
 			return nil, err
 		}
@@ -137,9 +137,10 @@ func edgesSystem(program string) system {
 	}}
 }
 
-func (p *peer) startEdges(ctx context.Context, program string, edges int) error {
+// startEdges starts so many edges, by a command that ends with the parley program, with more arguments than they need.
+func (p *peer) startEdges(ctx context.Context, program []string, edges int, more ...string) error {
 	file := filepath.Join(p.dir, "servers.env")
-	rest, err := p.run(program, "dev", "--ephemeral", "--edges", "0", "--write", file, "--ops", "off", "--log-level", "warn")
+	rest, err := p.run(program[len(program)-1], "dev", "--ephemeral", "--edges", "0", "--write", file, "--ops", "off", "--log-level", "warn")
 	if err != nil {
 		return err
 	}
@@ -157,8 +158,9 @@ func (p *peer) startEdges(ctx context.Context, program string, edges int) error 
 		if err != nil {
 			return err
 		}
-		err = p.serve(ctx, addr, program, "edge", "--nats-url", env["NATS_URL"], "--redis-url", env["REDIS_URL"],
+		args := append(slices.Clone(program), "edge", "--nats-url", env["NATS_URL"], "--redis-url", env["REDIS_URL"],
 			"--prefix", env["PARLEY_PREFIX"], "--partitions", env["PARLEY_PARTITIONS"], "--listen", addr, "--ops", "off", "--log-level", "warn", "--no-limits")
+		err = p.serve(ctx, addr, append(args, more...)...)
 		if err != nil {
 			return err
 		}

@@ -29,21 +29,22 @@ type conn struct {
 	out []byte // not sent yet
 
 	// Owned by the loop.
-	state   connState
-	tries   uint8 // failed attempts in a row
-	probing bool  // a ping is out because nothing was heard
-	reading bool  // a history page is awaited
-	serial  uint32
-	in      []byte // the beginning of a frame
-	token   string // a guest's, to come back as the same one
-	rooms   []membership
-	box     *outbox
-	moving  *move // a server has asked it to move
-	hops    uint8 // how often it moved
-	asked   int64 // when it began to dial; later, when it asked for history
-	since   int64 // connected since
-	lost    int64 // when an established connection was lost; 0 once all is resumed
-	heard   int64 // the last bytes
+	state    connState
+	tries    uint8 // failed attempts in a row
+	entering bool  // on its way into its room; see loop.enters
+	probing  bool  // a ping is out because nothing was heard
+	reading  bool  // a history page is awaited
+	serial   uint32
+	in       []byte // the beginning of a frame
+	token    string // a guest's, to come back as the same one
+	rooms    []membership
+	box      *outbox
+	moving   *move // a server has asked it to move
+	hops     uint8 // how often it moved
+	asked    int64 // when it began to dial; later, when it asked for history
+	since    int64 // connected since
+	lost     int64 // when an established connection was lost; 0 once all is resumed
+	heard    int64 // the last bytes
 }
 
 // membership is one room that a connection is in.

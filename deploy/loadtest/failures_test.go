@@ -180,3 +180,23 @@ func TestSoakIsShortenedByHand(t *testing.T) {
 		t.Errorf("exit code %d, %d actions, %g s, ended %q, errors %v", r.ExitCode(), r.Traffic.Actions, r.Setup.DurationS, r.Ended, r.Errors)
 	}
 }
+
+// TestEntriesAreBounded: whoever is not in the room yet counts, so that a server that is slow with joins is not asked for
+// more and more of them.
+func TestEntriesAreBounded(t *testing.T) {
+	s := newLiar()
+	s.mute = true
+	c := small()
+	c.Connections, c.Loops, c.RampTimeout = 500, 1, 3*time.Second
+	inMemory(t, s, c, func(r loadtest.Report) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		joins := 0
+		for _, room := range s.rooms {
+			joins += room.joins
+		}
+		if joins != 96 || r.Connections.Listening != 0 {
+			t.Errorf("%d joins were under way, %d connections listen", joins, r.Connections.Listening)
+		}
+	})
+}

@@ -26,6 +26,8 @@ type liar struct {
 	token string
 	// full is how many connections it takes; all further ones are answered with 503. 0: as many as come.
 	full int
+	// mute lets it not answer joins.
+	mute bool
 	// tls is how it speaks TLS; nil: it does not. For listen alone.
 	tls *tls.Config
 	// delay is the time between accepting a message and delivering it.
@@ -271,6 +273,9 @@ func (s *liar) request(c *liarConn, data []byte) {
 		r.remove(c)
 		r.members = append(r.members, c)
 		r.joins++
+		if s.mute {
+			return
+		}
 		entries := []json.RawMessage{}
 		if q.Since != nil {
 			for _, e := range r.entries[q.Since.Seq:] {

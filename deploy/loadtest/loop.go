@@ -13,7 +13,9 @@ const (
 	joinTimeout    = 15 * time.Second
 	silenceLimit   = 10 * time.Second
 	pulseMax       = 10 * time.Millisecond // the longest wait of a loop: orders are seen after it
-	dialsAtOnce    = 96                    // connections of a loop between dialling and the answer to connect
+	entriesAtOnce  = 96                    // connections of a loop between dialling and the answer to their join, at most
+	entriesOfAll   = 4096                  // the same of all loops, unless that is less than entriesLeast each
+	entriesLeast   = 8
 )
 
 // loop drives a share of the connections. One goroutine runs it and owns all of it; others hand it functions.
@@ -37,7 +39,7 @@ type loop struct {
 	bufs     [][]byte
 	ramping  bool
 	nextDial int
-	dials    int   // under way
+	entering int   // connections on their way into their room
 	dialAt   int64 // when the next may begin
 	swept    int64
 	from, to int64 // the measured window
@@ -132,7 +134,7 @@ func (l *loop) nextWait() time.Duration {
 	if at, ok := l.schedule.next(); ok {
 		next = min(next, at)
 	}
-	if l.ramping && l.nextDial < len(l.conns) && l.dials < dialsAtOnce {
+	if l.ramping && l.nextDial < len(l.conns) && l.entering < l.plan.entries() {
 		next = min(next, l.dialAt)
 	}
 	return time.Duration(next - l.clock.now())
@@ -144,7 +146,7 @@ func (l *loop) dialMore() {
 		return
 	}
 	for range 32 {
-		if l.nextDial >= len(l.conns) || l.dials >= dialsAtOnce || l.now < l.dialAt {
+		if l.nextDial >= len(l.conns) || l.entering >= l.plan.entries() || l.now < l.dialAt {
 			return
 		}
 		if l.plan.Ramp > 0 {
@@ -159,9 +161,26 @@ func (l *loop) dialMore() {
 func (l *loop) dial(c *conn) {
 	b2, b3 := l.plan.source(l.global(c))
 	c.state, c.asked, c.heard = dialling, l.now, l.now
-	l.dials++
+	l.enters(c)
 	if err := l.net.dial(c, l.plan.Targets[l.targetOf(c)], [2]byte{b2, b3}); err != nil {
 		l.closed(c, err)
+	}
+}
+
+// enters counts a connection among those on their way into their room. How many may be under way bounds what a server
+// has to do at once, so that it is asked for as much as it answers.
+func (l *loop) enters(c *conn) {
+	if !c.entering {
+		c.entering = true
+		l.entering++
+	}
+}
+
+// entered ends that: the connection is in its room, or will not get there by this attempt.
+func (l *loop) entered(c *conn) {
+	if c.entering {
+		c.entering = false
+		l.entering--
 	}
 }
 

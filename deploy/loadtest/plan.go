@@ -83,6 +83,11 @@ func (p *plan) roomIndex(name []byte) int {
 // lanes is the number of loops of all processes; connection i belongs to loop i modulo lanes.
 func (p *plan) lanes() int { return p.Shards * p.Loops }
 
+// entries is how many connections of a loop may be on their way into their room.
+func (p *plan) entries() int {
+	return max(entriesLeast, min(entriesAtOnce, entriesOfAll/p.lanes()))
+}
+
 // parseUint reads decimal digits and nothing else.
 func parseUint(b []byte) (n uint64, ok bool) {
 	if len(b) == 0 || len(b) > 19 {

@@ -217,6 +217,8 @@ func (l *loop) joined(c *conn, slot int, e *event) {
 			m.state = listening // a refused join changes nothing
 		} else if f.retry {
 			l.after(max(time.Duration(f.afterMS)*time.Millisecond, backoff(l.rng, 1)), c, timerJoin, slot)
+		} else if slot == 0 {
+			l.entered(c) // for good
 		}
 		return
 	}
@@ -259,6 +261,7 @@ func (l *loop) joined(c *conn, slot int, e *event) {
 		return
 	}
 	if slot == 0 {
+		l.entered(c)
 		c.lost = 0
 		l.arrived(c)
 		l.sendQueued(c)

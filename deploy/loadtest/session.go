@@ -197,9 +197,6 @@ func (l *loop) closed(c *conn, err error) {
 
 // afterwards puts a connection that has ended into the state from which it can return.
 func (l *loop) afterwards(c *conn) {
-	if c.state == dialling || c.state == upgrading || c.state == greeting {
-		l.dials--
-	}
 	if l.partOld(c) || c.state == connected {
 		l.tally.counts[nCut]++
 		if c.lost == 0 {
@@ -214,6 +211,7 @@ func (l *loop) afterwards(c *conn) {
 
 // absent takes a connection out of everything that it was in.
 func (l *loop) absent(c *conn) {
+	l.entered(c)
 	c.state, c.reading, c.probing = idle, false, false
 	for i := range c.rooms {
 		c.rooms[i].state, c.rooms[i].live, c.rooms[i].again = absent, false, false
@@ -317,7 +315,6 @@ func (l *loop) greeted(c *conn, e *event) {
 		}
 		return // otherwise the server closes
 	}
-	l.dials--
 	c.state, c.since = connected, l.now
 	l.tally.counts[nOpened]++
 	l.tally.time(tConnect, l.now-c.asked)
