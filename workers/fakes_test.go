@@ -43,6 +43,7 @@ type world struct {
 	dispatch  func(q contracts.Question) (*contracts.Reply, error) // nil reply and error: as usual
 	questions []contracts.Question
 	silent    bool // the dispatcher never answers
+	replyTime time.Duration
 
 	cached     map[contracts.Seq]bool
 	cacheDown  bool
@@ -301,7 +302,11 @@ func (f *world) reply(done func([]byte, error), r contracts.Reply) {
 	if err != nil {
 		f.t.Error(err)
 	}
-	go done(raw, nil)
+	after := f.replyTime
+	go func() {
+		time.Sleep(after)
+		done(raw, nil)
+	}()
 }
 
 type fakeRecent world

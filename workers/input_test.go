@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,23 +248,25 @@ func TestTooManyAtOnce(t *testing.T) {
 	})
 }
 
-// TestTurns: who waits is served in the order of coming, and by the deadline that holds since then.
+// TestTurns: who waits is served in the order of coming, unless half of its time is over.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 1 })
 		f.silent = true
-		first := f.begin(cmd(contracts.OpHistory, `{}`)) // until its deadline, in 4 s
+		blocks := cmd(contracts.OpHistory, `{}`)
+		blocks.LeftMS = 3000 // half a second of it is kept for the way back
+		first := f.begin(blocks)
 		time.Sleep(time.Second)
 		const n = 3000 // more than the line keeps behind those that are gone
 		var order []int
 		for i := range n {
 			c := cmd(contracts.OpPing, `{}`)
 			if i == 1 {
-				c.LeftMS = 3000 // half a second of it is kept for the way back
+				c.LeftMS = 3500
 			}
 			f.beginThen(c, func(a contracts.Answer) {
 				order = append(order, i)
-				if late := a.Err != nil; late != (i == 1) {
+				if (a.Err != nil) != (i == 1) || i == 1 && a.Err.Code != contracts.CodeOverloaded {
 					t.Errorf("request %d: %+v", i, a)
 				}
 			})
@@ -271,11 +274,51 @@ func TestTurns(t *testing.T) {
 		begun := time.Now()
 		wantErr(t, <-first, contracts.CodeUnavailable, "")
 		synctest.Wait()
-		if took := time.Since(begun); took != 3*time.Second {
+		if took := time.Since(begun); took != 1500*time.Millisecond {
 			t.Errorf("all was answered after %v", took)
 		}
 		if len(order) != n || !slices.IsSorted(order) {
 			t.Errorf("answered %d of %d, in order: %v", len(order), n, slices.IsSorted(order))
+		}
+	})
+}
+
+// TestOverload: of twice as much as can be done, as much is done as can be, however long it lasts; the rest is told to
+// come again.
+func TestOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 10 })
+		f.replyTime = 50 * time.Millisecond
+		const seconds, capacity = 20, 200
+		var mu sync.Mutex
+		var good [seconds + 5]int // by the second of the answer
+		bad := 0
+		begun := time.Now()
+		for i := range seconds * 2 * capacity {
+			c := cmd(contracts.OpJoin, `{"limit":0}`)
+			c.Room = contracts.RoomID(fmt.Sprint("room", i))
+			f.beginThen(c, func(a contracts.Answer) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case a.Err == nil:
+					good[time.Since(begun)/time.Second]++
+				case a.Err.Code != contracts.CodeOverloaded || a.Err.RetryAfterMS == 0:
+					bad++
+				}
+			})
+			time.Sleep(time.Second / (2 * capacity))
+		}
+		time.Sleep(5 * time.Second) // the last deadline, and a reply behind it
+		mu.Lock()
+		defer mu.Unlock()
+		if bad > 0 {
+			t.Errorf("%d answers that are neither good nor say when to come again", bad)
+		}
+		for second, n := range good[:seconds] {
+			if n < capacity*9/10 {
+				t.Errorf("second %d: %d good answers, want %d", second, n, capacity)
+			}
 		}
 	})
 }

@@ -9,9 +9,9 @@ import (
 )
 
 // line is where requests other than sends wait for their turn: so many are worked on at once, the others follow in the
-// order in which they came, each until its own time has run out. A storm of joins is worked off as fast as the processors
-// can, instead of being refused and coming again. Nothing is read of a request before its turn, so that whoever hands
-// it over can go on: the broker's client drops what is not taken from it.
+// order in which they came; one whose turn comes after half of its time is refused then (see parse). A storm of joins is
+// worked off as fast as the processors can, instead of being refused and coming again. Nothing is read of a request
+// before its turn, so that whoever hands it over can go on: the broker's client drops what is not taken from it.
 type line struct {
 	most, mostWaiting int
 	serve             func(arrival)

@@ -112,9 +112,14 @@ func (w *Worker) handle(op contracts.Op) rpc.Handler {
 	}
 }
 
-var errTooMany = contracts.NewError(contracts.CodeOverloaded, "too many requests at once").After(time.Second)
+var (
+	errTooMany = contracts.NewError(contracts.CodeOverloaded, "too many requests at once").After(time.Second)
+	errTooLate = contracts.NewError(contracts.CodeOverloaded, "too little time is left to do this").After(time.Second)
+)
 
-// parse decodes a command and returns by when it must be answered, or answers it if it is none.
+// parse decodes a command and returns by when it must be answered, or answers it if it is none, or if it has waited for
+// half of its time: in a line that is longer than what can be done, each request would otherwise have its turn with no
+// time left, and all the work would be for nothing.
 func (w *Worker) parse(in rpc.Request, op contracts.Op, arrived time.Time) (r *request, deadline time.Time, ok bool) {
 	r = &request{}
 	if err := contracts.DecodeCommand(in.Body, &r.Command); err != nil || !contracts.ValidID(string(r.Node)) {
@@ -131,12 +136,11 @@ func (w *Worker) parse(in rpc.Request, op contracts.Op, arrived time.Time) (r *r
 		return nil, deadline, false
 	}
 	left := min(w.cfg.Deadline, time.Duration(min(r.LeftMS, 3_600_000))*time.Millisecond-w.cfg.Margin)
-	deadline = arrived.Add(left)
-	if !time.Now().Before(deadline) {
-		w.finish(in, r.Op, contracts.Answer{Err: contracts.NewError(contracts.CodeOverloaded, "too little time is left to do this")})
+	if waited := time.Since(arrived); left <= 0 || waited >= left/2 {
+		w.finish(in, r.Op, contracts.Answer{Err: errTooLate})
 		return nil, deadline, false
 	}
-	return r, deadline, true
+	return r, arrived.Add(left), true
 }
 
 // serve works on a request other than a send.
