@@ -323,6 +323,31 @@ func TestOverload(t *testing.T) {
 	})
 }
 
+// TestUpkeepStandsApart: clients may ask as much as they like, edges renew their leases and mend their holes all the same.
+func TestUpkeepStandsApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight, c.MaxWaiting = 1, 4 })
+		f.cached[5] = true
+		f.silent = true
+		for range 5 { // one is worked on, the others wait until its deadline
+			f.begin(cmd(contracts.OpJoin, `{}`))
+		}
+		wantErr(t, f.do(cmd(contracts.OpJoin, `{}`)), contracts.CodeOverloaded, "")
+		begun := time.Now()
+		decode[struct{}](t, f.do(contracts.Command{Op: contracts.OpGone}))
+		repair := contracts.Command{Op: contracts.OpRepair, Room: "lobby", Range: &contracts.Range{Epoch: 3, From: 5, To: 5}}
+		if a := f.do(repair); a.Err != nil || len(a.Entries) != 1 {
+			t.Errorf("repair: %+v", a)
+		}
+		if took := time.Since(begun); took > 0 {
+			t.Errorf("answered after %v", took)
+		}
+		if f.renewed != 1 {
+			t.Errorf("lease renewed %d times", f.renewed)
+		}
+	})
+}
+
 // The time left is the asker's, less a margin for the way back.
 func TestDeadlineFollowsTheAsker(t *testing.T) {
 	for left, want := range map[int64]time.Duration{5000: 4 * time.Second, 60_000: 4 * time.Second, 2000: 1500 * time.Millisecond, 501: time.Millisecond} {

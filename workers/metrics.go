@@ -45,10 +45,10 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 		}, func() float64 { return float64(w.sending.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_requests_in_flight", Help: "Requests other than sends that are worked on.",
-		}, func() float64 { working, _ := w.line.count(); return float64(working) }),
+		}, func() float64 { working, _ := w.inLine(); return float64(working) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_requests_waiting", Help: "Requests other than sends that wait for their turn.",
-		}, func() float64 { _, waiting := w.line.count(); return float64(waiting) }),
+		}, func() float64 { _, waiting := w.inLine(); return float64(waiting) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_memberships_waiting", Help: "Memberships that wait to be written.",
 		}, func() float64 { return float64(w.members.waiting()) }),

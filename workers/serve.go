@@ -105,7 +105,7 @@ func (w *Worker) handle(op contracts.Op) rpc.Handler {
 	}
 	return func(in rpc.Request) {
 		w.running.begin()
-		if w.closing.Load() || !w.line.add(arrival{in: in, op: op, at: time.Now()}) {
+		if w.closing.Load() || !w.lineOf(op).add(arrival{in: in, op: op, at: time.Now()}) {
 			w.running.end()
 			w.finish(in, op, contracts.Answer{Err: errTooMany})
 		}

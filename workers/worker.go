@@ -58,8 +58,8 @@ type Config struct {
 	Deadline time.Duration
 	// Margin is what is kept of the asker's time left for the way back. Defaults to 500 ms.
 	Margin time.Duration
-	// MaxInFlight bounds the sends, and apart from them all other requests, that are worked on at once. Above it sends are
-	// refused as overloaded, and the others wait for their turn. Defaults to 4,096.
+	// MaxInFlight bounds the sends, the other requests of clients, and what edges ask for themselves, that are worked on at
+	// once, each apart. Above it sends are refused as overloaded, and the others wait for their turn. Defaults to 4,096.
 	MaxInFlight int
 	// MaxWaiting bounds the requests that wait for their turn; above it they are refused as overloaded, and some kinds
 	// of them above a part of it. Defaults to 65,536.
@@ -180,7 +180,8 @@ type Worker struct {
 
 	closing atomic.Bool
 	sending atomic.Int64 // sends in flight
-	line    line         // other requests
+	line    line         // other requests of clients
+	upkeep  line         // what edges ask for themselves
 	running tracker
 }
 
@@ -201,6 +202,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		w.replyBytes = min(w.replyBytes, most-replyOverhead)
 	}
 	w.line = line{most: cfg.MaxInFlight, mostWaiting: cfg.MaxWaiting, serve: w.serve}
+	w.upkeep = line{most: cfg.MaxInFlight, mostWaiting: cfg.MaxWaiting, serve: w.serve}
 	w.background, w.cancel = context.WithCancel(context.Background())
 	var err error
 	if w.metrics, err = newMetrics(deps.Registerer, w); err != nil {
@@ -217,6 +219,22 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
 	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)
 	return w, nil
+}
+
+// lineOf is where requests of op wait. What edges ask for themselves has a place of its own: an overload of clients would
+// otherwise end the edges' leases, so that rosters lose people who are there, and leave holes in rooms.
+func (w *Worker) lineOf(op contracts.Op) *line {
+	if op == contracts.OpGone || op == contracts.OpRepair {
+		return &w.upkeep
+	}
+	return &w.line
+}
+
+// inLine is how many requests other than sends are worked on and how many wait.
+func (w *Worker) inLine() (working, waiting int) {
+	working, waiting = w.line.count()
+	more, behind := w.upkeep.count()
+	return working + more, waiting + behind
 }
 
 // Ready says why requests would not be served well, or nil.
