@@ -248,6 +248,34 @@ func TestTooManyAtOnce(t *testing.T) {
 	})
 }
 
+// TestTooMuchAtOnce: large requests fill the line by their bytes, kind by kind as by their number.
+func TestTooMuchAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, func(c *workers.Config) { c.MaxInFlight = 1 })
+		f.silent = true
+		for range 2 { // its place is free for the whole line, and then once more
+			working := f.begin(cmd(contracts.OpHistory, `{}`))
+			large := make([]byte, 1<<20) // no JSON: it is refused in its turn
+			var inLine []<-chan contracts.Answer
+			fill := func(op contracts.Op, fits int) {
+				t.Helper()
+				for range fits {
+					inLine = append(inLine, f.beginRaw(op, large))
+				}
+				wantErr(t, <-f.beginRaw(op, large), contracts.CodeOverloaded, "")
+			}
+			fill(contracts.OpTyping, 16)
+			fill(contracts.OpHistory, 16)
+			fill(contracts.OpJoin, 32)
+			wantErr(t, <-working, contracts.CodeUnavailable, "")
+			for _, c := range inLine {
+				wantErr(t, <-c, contracts.CodeBadRequest, "")
+			}
+			synctest.Wait()
+		}
+	})
+}
+
 // TestTurns: who waits is served in the order of coming, unless half of its time is over.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

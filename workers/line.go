@@ -1,12 +1,16 @@
 package workers
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
 )
+
+// maxLineBytes bounds the commands that wait in a line; usual ones have a few hundred bytes.
+const maxLineBytes = 64 << 20
 
 // line is where requests other than sends wait for their turn: so many are worked on at once, the others follow in the
 // order in which they came; one whose turn comes after half of its time is refused then (see parse). A storm of joins is
@@ -20,6 +24,7 @@ type line struct {
 	working int       // guarded by mu
 	waiting []arrival // guarded by mu; from first on
 	first   int       // guarded by mu
+	bytes   int       // guarded by mu; of the commands that wait
 }
 
 // arrival is a request as it came.
@@ -29,7 +34,7 @@ type arrival struct {
 	at time.Time
 }
 
-// patience is how many may wait, in parts of four, before one of this kind is refused: what can be done without goes first.
+// patience is how many may wait, and how many bytes, in parts of four, before one of this kind is refused: what can be done without goes first.
 func patience(op contracts.Op) int {
 	switch op {
 	case contracts.OpTyping, contracts.OpPresence:
@@ -51,10 +56,11 @@ func (l *line) add(a arrival) bool {
 	case l.working < l.most: // then nobody waits
 		l.working++
 		go l.work(a)
-	case waiting >= l.mostWaiting*patience(a.op)/4:
+	case waiting >= l.mostWaiting*patience(a.op)/4 || l.bytes+len(a.in.Body) > maxLineBytes*patience(a.op)/4:
 		return false
 	default:
 		l.waiting = append(l.waiting, a)
+		l.bytes += len(a.in.Body)
 	}
 	return true
 }
@@ -76,9 +82,9 @@ func (l *line) next() (a arrival, ok bool) {
 	}
 	a = l.waiting[l.first]
 	l.waiting[l.first] = arrival{}
+	l.bytes -= len(a.in.Body)
 	if l.first++; l.first >= 1024 && 2*l.first >= len(l.waiting) {
-		l.waiting = l.waiting[:copy(l.waiting, l.waiting[l.first:])]
-		l.first = 0
+		l.waiting, l.first = slices.Delete(l.waiting, 0, l.first), 0 // it keeps no hold of what it moves
 	}
 	return a, true
 }

@@ -62,7 +62,7 @@ type Config struct {
 	// once, each apart. Above it sends are refused as overloaded, and the others wait for their turn. Defaults to 4,096.
 	MaxInFlight int
 	// MaxWaiting bounds the requests that wait for their turn; above it they are refused as overloaded, and some kinds
-	// of them above a part of it. Defaults to 65,536.
+	// of them above a part of it; so they are above 64 MiB. Defaults to 65,536.
 	MaxWaiting int
 	// MaxMemberWrites bounds the memberships that wait to be written. Defaults to 10,000; above it they are left for the
 	// person's next join.
