@@ -16,6 +16,7 @@ const (
 	personNews = 25 * time.Millisecond  // and for each person there, as each is one who is told
 	maxNews    = 50_000                 // rooms in their pause; further ones have none
 	toldEvents = 20_000                 // presence events a second to all who are told, of one worker: above it, pauses are longer
+	lateNews   = 10 * time.Second       // behind a change, at most, however much is to be told before
 )
 
 // telling is the budget of presence events, counted by who is told. A storm of joins in many rooms would otherwise cost
@@ -24,8 +25,12 @@ type telling struct{ budget *rate.Limiter }
 
 func newTelling() telling { return telling{rate.NewLimiter(toldEvents, toldEvents)} }
 
-// turn takes what telling so many people costs, and says after how long they may be told.
+// turn takes what telling so many people costs, and says after how long they may be told. Where that would be too late
+// it costs nothing: all who wait so long are told at the end of it, of what came by then.
 func (t telling) turn(people int) time.Duration {
+	if t.debt() >= lateNews {
+		return lateNews
+	}
 	return t.budget.ReserveN(time.Now(), min(max(people, 1), toldEvents)).Delay()
 }
 

@@ -303,3 +303,46 @@ func TestPresenceWithinItsBudget(t *testing.T) {
 		}
 	})
 }
+
+// TestPresenceIsNotTooLate: however many rooms have news, each is told in ten seconds, and until then within the budget;
+// behind the storm news is told at once.
+func TestPresenceIsNotTooLate(t *testing.T) {
+	const rooms, inRoom = 5000, 80 // 20 s of the budget
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.base = inRoom - 1
+		for i := range rooms {
+			c := cmd(contracts.OpJoin, `{}`)
+			c.Room = contracts.RoomID(fmt.Sprint("r", i))
+			decode[contracts.JoinOK](t, f.do(c))
+		}
+		heard := 0
+		most := 20_000 // what was saved up may be told at once
+		for range 10 {
+			synctest.Wait()
+			told := len(f.told())
+			if told*inRoom > most {
+				t.Errorf("%d people were told something in a second", told*inRoom)
+			}
+			heard += told
+			most = 20_000 + inRoom
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Second / 2)
+		synctest.Wait()
+		if heard += len(f.told()); heard != rooms {
+			t.Errorf("%d of %d rooms were told by then", heard, rooms)
+		}
+		time.Sleep(3 * time.Second) // the rooms' pauses
+		for i := range 10 {
+			c := cmd(contracts.OpJoin, `{}`)
+			c.Room = contracts.RoomID(fmt.Sprint("r", i))
+			c.User = &contracts.Person{ID: "late", Name: "n"}
+			decode[contracts.JoinOK](t, f.do(c))
+		}
+		synctest.Wait()
+		if told := len(f.told()); told != 10 {
+			t.Errorf("%d of 10 rooms were told at once behind the storm", told)
+		}
+	})
+}
