@@ -106,6 +106,27 @@ func newWorld(t testing.TB, change func(*workers.Config)) *world {
 	return f
 }
 
+// replace makes the world's worker another one, with changed dependencies.
+func (f *world) replace(change func(*workers.Deps)) {
+	f.t.Helper()
+	deps := workers.Deps{
+		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f),
+	}
+	change(&deps)
+	w, err := workers.New(workers.Config{Node: "worker1", Partitions: 8, Secret: secret, Version: "1.2.3", Durability: "process"}, deps)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.w = w
+	f.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := w.Close(ctx); err != nil {
+			f.t.Errorf("close: %v", err)
+		}
+	})
+}
+
 // begin hands a command to the worker; the answer comes on the channel.
 func (f *world) begin(cmd contracts.Command) <-chan contracts.Answer {
 	f.t.Helper()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/contracts"
 )
 
 const (
@@ -20,13 +22,18 @@ const (
 type outbox struct {
 	background context.Context // ends all when the worker closes
 	publisher  fanout.Publisher
-	turn       chan struct{} // 1: held by the caller who publishes
+	queues     []*outboxQueue // by lane group if the publisher is sharded, one in all otherwise
+}
+
+// outboxQueue is what waits for one turn.
+type outboxQueue struct {
+	turn chan struct{} // 1: held by the caller who publishes
 
 	mu      sync.Mutex
 	waiting []*outgoing // guarded by mu
 }
 
-// outgoing is what one caller publishes.
+// outgoing is what one caller publishes through one queue.
 type outgoing struct {
 	messages []fanout.Message
 	err      error         // written before done is closed and read after
@@ -34,41 +41,74 @@ type outgoing struct {
 }
 
 func newOutbox(background context.Context, publisher fanout.Publisher) *outbox {
-	return &outbox{background: background, publisher: publisher, turn: make(chan struct{}, 1)}
+	o := &outbox{background: background, publisher: publisher}
+	queues := 1
+	if p, ok := publisher.(fanout.Sharded); ok && p.Sharded() {
+		queues = contracts.LaneGroups // so that a server that hangs holds up its own rooms only
+	}
+	for range queues {
+		o.queues = append(o.queues, &outboxQueue{turn: make(chan struct{}, 1)})
+	}
+	return o
 }
 
-// publish returns when the messages are published, by this caller or by another one, or ctx ends.
-func (o *outbox) publish(ctx context.Context, messages []fanout.Message) error {
+// publish returns when the messages are published, by this caller or by others, or ctx ends, and how many may be lost.
+func (o *outbox) publish(ctx context.Context, messages []fanout.Message) (lost int) {
+	byQueue := make(map[int][]fanout.Message, 1)
+	for _, m := range messages {
+		q := m.Lane.Group() % len(o.queues)
+		byQueue[q] = append(byQueue[q], m)
+	}
+	var failed atomic.Int64
+	var all sync.WaitGroup
+	for q, some := range byQueue {
+		do := func() {
+			if o.through(ctx, o.queues[q], some) != nil {
+				failed.Add(int64(len(some)))
+			}
+		}
+		if len(byQueue) == 1 {
+			do()
+		} else {
+			all.Go(do)
+		}
+	}
+	all.Wait()
+	return int(failed.Load())
+}
+
+// through returns when q's messages are published, or ctx ends.
+func (o *outbox) through(ctx context.Context, q *outboxQueue, messages []fanout.Message) error {
 	out := &outgoing{messages: messages, done: make(chan struct{})}
-	o.mu.Lock()
-	o.waiting = append(o.waiting, out)
-	o.mu.Unlock()
+	q.mu.Lock()
+	q.waiting = append(q.waiting, out)
+	q.mu.Unlock()
 	for {
 		select {
 		case <-out.done:
 			return out.err
-		case o.turn <- struct{}{}:
-			o.send()
-			<-o.turn
+		case q.turn <- struct{}{}:
+			o.send(q)
+			<-q.turn
 		case <-ctx.Done():
-			o.mu.Lock()
-			o.waiting = slices.DeleteFunc(o.waiting, func(other *outgoing) bool { return other == out })
-			o.mu.Unlock()
+			q.mu.Lock()
+			q.waiting = slices.DeleteFunc(q.waiting, func(other *outgoing) bool { return other == out })
+			q.mu.Unlock()
 			return ctx.Err()
 		}
 	}
 }
 
 // send publishes what waits longest. The turn is held. It is done for others too, so the caller's end does not end it.
-func (o *outbox) send() {
-	o.mu.Lock()
-	n := min(len(o.waiting), eventsAtOnce)
-	batch := o.waiting[:n:n]
-	o.waiting = o.waiting[n:]
-	if len(o.waiting) == 0 {
-		o.waiting = nil
+func (o *outbox) send(q *outboxQueue) {
+	q.mu.Lock()
+	n := min(len(q.waiting), eventsAtOnce)
+	batch := q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
+	if len(q.waiting) == 0 {
+		q.waiting = nil
 	}
-	o.mu.Unlock()
+	q.mu.Unlock()
 	if n == 0 {
 		return
 	}

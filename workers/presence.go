@@ -125,9 +125,7 @@ func (w *Worker) publish(ctx context.Context, events ...event) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	if w.outbox.publish(ctx, messages) != nil {
-		w.metrics.eventsLost.Add(float64(len(messages)))
-	}
+	w.metrics.eventsLost.Add(float64(w.outbox.publish(ctx, messages)))
 }
 
 // crowds tells the numbers of large rooms: at most one in crowdPause, over all workers, and always a last one after

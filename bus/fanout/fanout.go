@@ -21,6 +21,13 @@ type Publisher interface {
 	Publish(ctx context.Context, messages []Message) error
 }
 
+// Sharded is what a Publisher may be beside.
+type Sharded interface {
+	// Sharded reports whether the lane groups are on several servers, of which one may hang while the others go on: Publish
+	// waits for all that it needs, so who gathers messages of many callers does it for each group apart.
+	Sharded() bool
+}
+
 // Receiver is what a Subscriber calls. Its methods are called one at a time per lane group and must not block.
 type Receiver interface {
 	// Receive gets a message of a subscribed lane. body may be kept, but not written into.

@@ -107,7 +107,10 @@ type RedisPublisher struct {
 	channels []string // by lane
 }
 
-var _ Publisher = (*RedisPublisher)(nil)
+var (
+	_ Publisher = (*RedisPublisher)(nil)
+	_ Sharded   = (*RedisPublisher)(nil)
+)
 
 // NewPublisher makes a Publisher. The client is the caller's to close.
 func NewPublisher(client redis.UniversalClient, names contracts.Names) *RedisPublisher {
@@ -117,6 +120,9 @@ func NewPublisher(client redis.UniversalClient, names contracts.Names) *RedisPub
 	}
 	return p
 }
+
+// Sharded implements Sharded.
+func (p *RedisPublisher) Sharded() bool { return p.sharded }
 
 // Publish implements Publisher with one pipeline (one per node on a cluster).
 func (p *RedisPublisher) Publish(ctx context.Context, messages []Message) error {
