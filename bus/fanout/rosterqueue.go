@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -52,13 +53,34 @@ func (r *RedisRoster) change(ctx context.Context, node contracts.NodeID, who []c
 		byQueue[q] = append(byQueue[q], s)
 	}
 	for q, steps := range byQueue {
-		for some := range slices.Chunk(steps, scriptPeople) {
+		for some := range runs(steps) {
 			if err := q.do(ctx, r, &rosterCall{steps: some, done: make(chan struct{})}); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return changes, nil
+}
+
+// runs cuts steps into pieces, of which each is short enough for one run of the script.
+func runs(steps []step) iter.Seq[[]step] {
+	return func(yield func([]step) bool) {
+		rooms := make(map[contracts.RoomID]struct{})
+		from := 0
+		for i := range steps {
+			rooms[steps[i].room] = struct{}{}
+			if i-from < scriptPeople && len(rooms) <= scriptRooms {
+				continue
+			}
+			if !yield(steps[from:i]) {
+				return
+			}
+			from = i
+			clear(rooms)
+			rooms[steps[i].room] = struct{}{}
+		}
+		yield(steps[from:])
+	}
 }
 
 // do returns when c is done, by this caller or by another one, or ctx ends.
@@ -118,7 +140,7 @@ func (q *rosterQueue) serve(ctx context.Context, r *RedisRoster) {
 	}
 }
 
-// take takes the calls of one run out of the queue.
+// take takes the calls of one run out of the queue; each one alone is short enough.
 func (q *rosterQueue) take() []*rosterCall {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,0 +1,91 @@
+//go:build !lean
+
+package fanout_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/contracts"
+)
+
+// manyRooms returns presences of so many people of one name, each in a room of its own.
+func manyRooms(n int) (who []contracts.Presence) {
+	for i := range n {
+		room := contracts.RoomID(fmt.Sprint("room", i))
+		who = append(who, contracts.Presence{Room: room, User: contracts.Person{ID: "ann", Name: "Ann"}})
+	}
+	return who
+}
+
+// answered is a hook of a client that plays a cluster's servers: who is in a room leaves it. The server of one lane group
+// hangs.
+type answered struct {
+	t     *testing.T
+	begun time.Time
+	hangs int // that group; -1: none
+
+	mu   sync.Mutex
+	most int // guarded by mu; rooms in one run
+}
+
+func (*answered) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*answered) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (a *answered) ProcessHook(redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		script, ok := cmd.(*redis.Cmd)
+		switch {
+		case !ok: // the leases
+			return nil
+		case strings.Contains(fmt.Sprint(cmd.Args()[3]), fmt.Sprintf(":{g%d}:", a.hangs)):
+			<-ctx.Done()
+			return ctx.Err()
+		case time.Since(a.begun) > 0:
+			a.t.Errorf("%v waited for another group", cmd.Args()[3])
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		var results []any
+		rooms := cmd.Args()[2].(int) / 2
+		a.most = max(a.most, rooms)
+		for range rooms {
+			results = append(results, []any{int64(1), int64(0), int64(1), int64(0)})
+		}
+		script.SetVal(results)
+		return nil
+	}
+}
+
+// TestRosterRunsAreShort: people of very many rooms do not go through one run of the script, during which Redis does
+// nothing else.
+func TestRosterRunsAreShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, hook := connect(t, "redis://unused"), &answered{t: t, begun: time.Now(), hangs: -1}
+		client.AddHook(hook)
+		who := manyRooms(501)
+		got, err := fanout.NewRoster(client, fresh()).Leave(t.Context(), "n1", who)
+		if err != nil || len(got) != len(who) {
+			t.Fatalf("%d changes, %v", len(got), err)
+		}
+		for i, c := range got {
+			if !c.Changed {
+				t.Errorf("change %d is %v", i, c)
+			}
+		}
+		if hook.most != 100 {
+			t.Errorf("the longest run visited %d rooms, want 100", hook.most)
+		}
+	})
+}
