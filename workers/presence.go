@@ -49,12 +49,14 @@ func (w *Worker) enter(ctx context.Context, r *request) (online int) {
 	return max(1, changes[0].Count)
 }
 
-// depart takes people off rosters and tells the rooms.
+// depart takes people off rosters and tells the rooms, beside an error those where it is done.
 func (w *Worker) depart(ctx context.Context, node contracts.NodeID, who []contracts.Presence) {
-	changes, err := w.deps.Roster.Leave(ctx, node, who)
-	if err != nil || len(changes) != len(who) {
-		return // the lease ends without them
+	changes, _ := w.deps.Roster.Leave(ctx, node, who) // whom that did not take off, the end of the lease does
+	if len(changes) != len(who) {
+		return
 	}
+	ctx, cancel := context.WithTimeout(w.background, eventTimeout) // the roster may have taken all the time
+	defer cancel()
 	w.tellPresence(ctx, who, changes, false)
 }
 

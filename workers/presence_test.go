@@ -1,6 +1,7 @@
 package workers_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"testing"
@@ -9,7 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/workers"
 )
 
 // told returns the bodies published since the last call.
@@ -145,6 +148,43 @@ func TestRosterAway(t *testing.T) {
 		f.set(func() { f.rosterDown, f.publishErr = false, errAway })
 		joinAs(f, "a")
 		decode[struct{}](t, f.do(cmd(contracts.OpTyping, `{"on":true}`)))
+	})
+}
+
+// halfRoster is a roster of which one room's server hangs.
+type halfRoster struct {
+	fanout.Roster
+	ill contracts.RoomID
+}
+
+func (r *halfRoster) Leave(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]fanout.Change, error) {
+	changes, err := r.Roster.Leave(ctx, node, who)
+	for i := range who {
+		if who[i].Room == r.ill {
+			changes[i] = fanout.Change{}
+			<-ctx.Done()
+			err = ctx.Err()
+		}
+	}
+	return changes, err
+}
+
+// TestPartOfRosterAway: rooms hear of those who left although others could not be taken off their rosters.
+func TestPartOfRosterAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.replace(func(d *workers.Deps) { d.Roster = &halfRoster{Roster: d.Roster, ill: "ill"} })
+		gone := contracts.Command{Op: contracts.OpGone}
+		for _, room := range []contracts.RoomID{"ill", "well"} {
+			f.online[room] = map[contracts.UserID]contracts.Person{ada.ID: ada}
+			gone.Gone = append(gone.Gone, contracts.Presence{Room: room, User: ada})
+		}
+		decode[struct{}](t, f.do(gone))
+		synctest.Wait()
+		want := []string{`{"event":"presence","room":"well","joined":[],"left":[{"id":"u1","name":"Ada"}],"count":0}`}
+		if diff := cmp.Diff(want, f.told()); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
 

@@ -10,9 +10,11 @@ import (
 // It is safe for concurrent use.
 type Roster interface {
 	// Enter adds people and returns, per element, whether the person was not in the room before through any live
-	// node, and how many different people are in it now.
+	// node, and how many different people are in it now. Besides an error it returns nothing, or what was done all the
+	// same; the Change of an element that failed is empty.
 	Enter(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]Change, error)
 	// Leave removes people and returns, per element, whether the person is now gone from the room, and how many stay.
+	// Errors are as with Enter.
 	Leave(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]Change, error)
 	// List returns how many different people are in the room, and at most limit of them, by id.
 	List(ctx context.Context, room contracts.RoomID, limit int) (count int, people []contracts.Person, err error)

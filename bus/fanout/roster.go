@@ -42,22 +42,18 @@ var _ Roster = (*RedisRoster)(nil)
 
 // NewRoster makes a Roster. The client is the caller's to close.
 func NewRoster(client redis.UniversalClient, names contracts.Names) *RedisRoster {
-	r := &RedisRoster{client: client, names: names, now: time.Now}
 	queues := 1
 	if isCluster(client) {
 		queues = contracts.LaneGroups // so that a node of the cluster that is away holds up its own rooms only
 	}
-	for range queues {
-		r.queues = append(r.queues, &rosterQueue{turn: make(chan struct{}, 1)})
-	}
-	return r
+	return &RedisRoster{client: client, names: names, now: time.Now, queues: newRosterQueues(queues)}
 }
 
 // Enter implements Roster.
 func (r *RedisRoster) Enter(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]Change, error) {
 	changes, err := r.change(ctx, node, who, true)
 	if err != nil {
-		return nil, fmt.Errorf("enter %d people: %w", len(who), err)
+		return changes, fmt.Errorf("enter %d people: %w", len(who), err)
 	}
 	return changes, nil
 }
@@ -66,7 +62,7 @@ func (r *RedisRoster) Enter(ctx context.Context, node contracts.NodeID, who []co
 func (r *RedisRoster) Leave(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]Change, error) {
 	changes, err := r.change(ctx, node, who, false)
 	if err != nil {
-		return nil, fmt.Errorf("leave %d people: %w", len(who), err)
+		return changes, fmt.Errorf("leave %d people: %w", len(who), err)
 	}
 	return changes, nil
 }

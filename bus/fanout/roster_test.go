@@ -4,6 +4,7 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -86,6 +87,28 @@ func TestRosterRunsAreShort(t *testing.T) {
 		}
 		if hook.most != 100 {
 			t.Errorf("the longest run visited %d rooms, want 100", hook.most)
+		}
+	})
+}
+
+// TestRosterServerHangs: on a cluster, people of rooms whose server hangs keep nobody else from leaving, and who left is
+// told of beside the error.
+func TestRosterServerHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := connect(t, "redis://unused")
+		const ill = 3
+		client.AddHook(&answered{t: t, begun: time.Now(), hangs: ill})
+		r := fanout.NewRoster(client, fresh())
+		r.SplitQueues()
+		who := manyRooms(200)
+		got, err := r.Leave(t.Context(), "n1", who)
+		if !errors.Is(err, context.DeadlineExceeded) || len(got) != len(who) {
+			t.Fatalf("%d changes, %v", len(got), err)
+		}
+		for i, c := range got {
+			if c.Changed != (contracts.LaneOf(who[i].Room).Group() != ill) {
+				t.Errorf("the change of room %s is %v", who[i].Room, c)
+			}
 		}
 	})
 }

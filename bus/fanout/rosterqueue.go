@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
@@ -24,12 +25,19 @@ type rosterQueue struct {
 
 // rosterCall is what one caller changes through one queue.
 type rosterCall struct {
-	steps []step
-	err   error         // written before done is closed and read after
+	steps []step        // what they changed is written before done is closed and read after
+	err   error         // likewise: of the first room that failed
 	done  chan struct{} // closed when the steps are done
 }
 
-// change changes rosters for one node, each room's in the order of who.
+func newRosterQueues(n int) (queues []*rosterQueue) {
+	for range n {
+		queues = append(queues, &rosterQueue{turn: make(chan struct{}, 1)})
+	}
+	return queues
+}
+
+// change changes rosters for one node, each room's in the order of who. One queue that fails keeps no other one back.
 func (r *RedisRoster) change(ctx context.Context, node contracts.NodeID, who []contracts.Presence, enter bool) ([]Change, error) {
 	if len(who) == 0 {
 		return nil, nil
@@ -42,24 +50,43 @@ func (r *RedisRoster) change(ctx context.Context, node contracts.NodeID, who []c
 			return nil, err
 		}
 	}
-	changes := make([]Change, len(who))
-	byQueue := make(map[*rosterQueue][]step, 1)
+	byQueue := make(map[int][]step, 1)
 	for i, p := range who {
-		s := step{room: p.Room, node: node, user: p.User.ID, change: &changes[i]}
+		s := step{room: p.Room, node: node, user: p.User.ID, at: i}
 		if enter {
 			s.person = encodePresent(p.User)
 		}
-		q := r.queues[contracts.LaneOf(p.Room).Group()%len(r.queues)]
+		q := contracts.LaneOf(p.Room).Group() % len(r.queues)
 		byQueue[q] = append(byQueue[q], s)
 	}
+	changes, errs := make([]Change, len(who)), make([]error, len(r.queues))
+	var all sync.WaitGroup
 	for q, steps := range byQueue {
-		for some := range runs(steps) {
-			if err := q.do(ctx, r, &rosterCall{steps: some, done: make(chan struct{})}); err != nil {
-				return nil, err
-			}
+		do := func() { errs[q] = r.queues[q].through(ctx, r, steps, changes) }
+		if len(byQueue) == 1 {
+			do()
+		} else {
+			all.Go(do)
 		}
 	}
-	return changes, nil
+	all.Wait()
+	return changes, errors.Join(errs...)
+}
+
+// through does steps in their order, as many as it can, and writes down what they changed.
+func (q *rosterQueue) through(ctx context.Context, r *RedisRoster, steps []step, changes []Change) error {
+	var errs []error
+	for some := range runs(steps) {
+		c := &rosterCall{steps: some, done: make(chan struct{})}
+		if err := q.do(ctx, r, c); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		for i := range some {
+			changes[some[i].at] = some[i].change
+		}
+		errs = append(errs, c.err)
+	}
+	return errors.Join(errs...)
 }
 
 // runs cuts steps into pieces, of which each is short enough for one run of the script.
@@ -83,7 +110,7 @@ func runs(steps []step) iter.Seq[[]step] {
 	}
 }
 
-// do returns when c is done, by this caller or by another one, or ctx ends.
+// do returns when c is done, by this caller or by another one, or fails when ctx ends: c may be under way then.
 func (q *rosterQueue) do(ctx context.Context, r *RedisRoster, c *rosterCall) error {
 	q.mu.Lock()
 	q.waiting = append(q.waiting, c)
@@ -91,7 +118,7 @@ func (q *rosterQueue) do(ctx context.Context, r *RedisRoster, c *rosterCall) err
 	for {
 		select {
 		case <-c.done:
-			return c.err
+			return nil
 		case q.turn <- struct{}{}:
 			q.serve(ctx, r)
 			<-q.turn
@@ -99,7 +126,12 @@ func (q *rosterQueue) do(ctx context.Context, r *RedisRoster, c *rosterCall) err
 			q.mu.Lock()
 			q.waiting = slices.DeleteFunc(q.waiting, func(other *rosterCall) bool { return other == c })
 			q.mu.Unlock()
-			return ctx.Err()
+			select {
+			case <-c.done:
+				return nil
+			default:
+				return ctx.Err()
+			}
 		}
 	}
 }

@@ -173,7 +173,9 @@ type step struct {
 	node   contracts.NodeID
 	user   contracts.UserID
 	person string // as in the room's hash; empty: goes
-	change *Change
+	at     int    // its place in the caller's list
+
+	change Change // the result
 }
 
 // encodePresent is a person in a room's hash, without the nodes.
@@ -268,7 +270,7 @@ func (v *visit) take(result any) (nodes []contracts.NodeID, done bool) {
 	}
 	v.count = number(1)
 	for i, s := range v.steps {
-		*s.change = Change{Changed: number(2+2*i) == 1, Count: number(3 + 2*i)}
+		s.change = Change{Changed: number(2+2*i) == 1, Count: number(3 + 2*i)}
 	}
 	return nil, true
 }
