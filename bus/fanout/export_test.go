@@ -11,3 +11,10 @@ func (r *RedisRoster) SetClock(now func() time.Time) { r.now = now }
 
 // SplitQueues gives the roster the queues that it has on a cluster.
 func (r *RedisRoster) SplitQueues() { r.queues = newRosterQueues(contracts.LaneGroups) }
+
+// Forget plays an old reading of the live nodes, from before node came, that is answered last.
+func (r *RedisRoster) Forget(node contracts.NodeID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.live, node)
+}

@@ -112,3 +112,37 @@ func TestRosterServerHangs(t *testing.T) {
 		}
 	})
 }
+
+// TestRosterOldReading: a room that somebody enters, just when an old reading hides the lease of his node, is rid of him
+// all the same when the node dies, even if nobody looked while it lived.
+func TestRosterOldReading(t *testing.T) {
+	client := connect(t, server(t).URL())
+	r := fanout.NewRoster(client, fresh())
+	now, old := time.Now(), false
+	r.SetClock(func() time.Time {
+		if old {
+			r.Forget("dies") // also behind the making sure of its lease, as the clock is read again for the run
+		}
+		return now
+	})
+	enter := func(node contracts.NodeID, room contracts.RoomID) {
+		t.Helper()
+		who := []contracts.Presence{{Room: room, User: contracts.Person{ID: "ann", Name: "Ann"}}}
+		if _, err := r.Enter(t.Context(), node, who); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter("lives", "elsewhere")
+	old = true
+	enter("dies", "room")
+	old = false
+	for range 2 {
+		now = now.Add(10 * time.Second)
+		if err := r.Renew(t.Context(), "lives"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if count, people, err := r.List(t.Context(), "room", 10); err != nil || count != 0 {
+		t.Errorf("List = %d, %v, %v; want nobody", count, people, err)
+	}
+}

@@ -39,10 +39,10 @@ const (
 //
 // KEYS: hash and string of each room. ARGV: TTL in seconds, when it was last due, the fingerprint of the live nodes, live
 // nodes, dead nodes (lists with commas around), then for each room the number of its people, and node, user and person of
-// each; an empty person leaves, no people at all is a look. If the room's nodes were checked for the same fingerprint they are not
-// looked at. Otherwise one in neither list stops before any effect in this room: the result is {0, the nodes}. Else the
-// people of dead nodes are removed, and the result is {1, people now, changed and people after it for each element}, or
-// {2} where the keys hold what no Roster wrote.
+// each; an empty person leaves, no people at all is a look. The nodes of people who come are among the live ones. If the
+// room's nodes were checked for the same fingerprint they are not looked at. Otherwise one in neither list stops before any
+// effect in this room: the result is {0, the nodes}. Else the people of dead nodes are removed, and the result is {1, people
+// now, changed and people after it for each element}, or {2} where the keys hold what no Roster wrote.
 var change = redis.NewScript(`
 local ttl, due, set, live, dead = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- Visits the room of two keys; its people's arguments follow ARGV[at].
@@ -214,6 +214,7 @@ func (r *RedisRoster) visit(ctx context.Context, visits []*visit) {
 			fail(visits, err)
 			return
 		}
+		enterers(visits, live)
 		maps.DeleteFunc(dead, func(n contracts.NodeID, _ bool) bool { _, lives := live[n]; return lives })
 		names := slices.Sorted(maps.Keys(live))
 		head := scriptHead{fingerprint: fingerprint(names), live: ",", dead: ","}
@@ -240,6 +241,19 @@ func (r *RedisRoster) visit(ctx context.Context, visits []*visit) {
 		}
 	}
 	fail(visits, errors.New("the nodes of the rooms keep changing"))
+}
+
+// enterers adds the nodes through which people come to the live ones: their leases were made sure of, whatever a reading
+// from before that says. The script takes a node that it adds to a room for one of the set that it notes there, and would
+// not look at it again when the set is the same without it.
+func enterers(visits []*visit, live map[contracts.NodeID]int64) {
+	for _, v := range visits {
+		for _, s := range v.steps {
+			if _, known := live[s.node]; s.person != "" && !known {
+				live[s.node] = 0
+			}
+		}
+	}
 }
 
 func fail(visits []*visit, err error) {
