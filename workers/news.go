@@ -75,6 +75,7 @@ func (n *news) tell(ctx context.Context, changed []*presenceEvent) {
 		case !n.closed && len(n.rooms) < maxNews:
 			delay := n.w.telling.turn(e.Count)
 			b = &bulletin{event: newPresenceEvent(e.Room), turn: delay > 0}
+			b.event.count(e.Count, e.order)
 			n.rooms[e.Room] = b
 			if b.turn {
 				b.event.add(e)
@@ -112,6 +113,7 @@ func (n *news) pauseEnds(room contracts.RoomID) {
 		}
 	}
 	b.event, b.turn = newPresenceEvent(room), false
+	b.event.count(e.Count, e.order) // what was before it may come behind it
 	b.timer.Reset(pauseOf(e.Count))
 	n.w.running.begin()
 	n.mu.Unlock()
@@ -143,6 +145,7 @@ type presenceEvent struct {
 	Joined []contracts.Person `json:"joined"`
 	Left   []contracts.Person `json:"left"`
 	Count  int                `json:"count"`
+	order  uint64             // of the change that Count is of
 }
 
 func newPresenceEvent(room contracts.RoomID) presenceEvent {
@@ -156,7 +159,15 @@ func (e *presenceEvent) large() bool { return e.Count > crowd || len(e.Joined)+l
 func (e *presenceEvent) add(later *presenceEvent) {
 	e.Joined, e.Left = meet(e.Joined, e.Left, later.Joined)
 	e.Left, e.Joined = meet(e.Left, e.Joined, later.Left)
-	e.Count = later.Count
+	e.count(later.Count, later.order)
+}
+
+// count takes the number of people after a change, unless that of a later one is known: who changed the roster first may
+// come second to tell it.
+func (e *presenceEvent) count(people int, order uint64) {
+	if order >= e.order {
+		e.Count, e.order = people, order
+	}
 }
 
 // meet moves people into one list, or out of the opposite one where they are there.

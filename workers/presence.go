@@ -80,7 +80,7 @@ func (w *Worker) tellPresence(ctx context.Context, who []contracts.Presence, cha
 		} else {
 			e.Left = append(e.Left, p.User)
 		}
-		e.Count = changes[i].Count
+		e.count(changes[i].Count, changes[i].Order)
 	}
 	var small []*presenceEvent
 	for _, e := range order {

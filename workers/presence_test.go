@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -182,6 +183,44 @@ func TestPartOfRosterAway(t *testing.T) {
 		decode[struct{}](t, f.do(gone))
 		synctest.Wait()
 		want := []string{`{"event":"presence","room":"well","joined":[],"left":[{"id":"u1","name":"Ada"}],"count":0}`}
+		if diff := cmp.Diff(want, f.told()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// lateRoster answers some people's entries late.
+type lateRoster struct {
+	fanout.Roster
+	order atomic.Uint64
+	late  map[contracts.UserID]time.Duration
+}
+
+func (r *lateRoster) Enter(ctx context.Context, node contracts.NodeID, who []contracts.Presence) ([]fanout.Change, error) {
+	changes, err := r.Roster.Enter(ctx, node, who)
+	changes[0].Order = r.order.Add(1)
+	time.Sleep(r.late[who[0].User.ID])
+	return changes, err
+}
+
+// TestPresenceCountsTheLast: the number of people is that after the last change of the roster, whoever tells it last.
+func TestPresenceCountsTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		f.replace(func(d *workers.Deps) {
+			d.Roster = &lateRoster{Roster: d.Roster, late: map[contracts.UserID]time.Duration{"a": 20 * time.Millisecond, "b": 10 * time.Millisecond}}
+		})
+		for _, id := range []contracts.UserID{"a", "b", "c"} {
+			c := cmd(contracts.OpJoin, `{}`)
+			c.User = &contracts.Person{ID: id, Name: "n" + string(id)}
+			f.begin(c)
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		want := []string{
+			`{"event":"presence","room":"lobby","joined":[{"id":"c","name":"nc"}],"left":[],"count":3}`,
+			`{"event":"presence","room":"lobby","joined":[{"id":"b","name":"nb"},{"id":"a","name":"na"}],"left":[],"count":3}`,
+		}
 		if diff := cmp.Diff(want, f.told()); diff != "" {
 			t.Error(diff)
 		}

@@ -3,12 +3,14 @@ package bustest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/contracts"
@@ -26,6 +28,7 @@ func Roster(t *testing.T, start func(t *testing.T) RosterFixture) {
 	t.Run("enter and leave", func(t *testing.T) { testEnterLeave(t, start(t)) })
 	t.Run("two nodes", func(t *testing.T) { testTwoNodes(t, start(t)) })
 	t.Run("many at once", func(t *testing.T) { testManyAtOnce(t, start(t)) })
+	t.Run("order", func(t *testing.T) { testOrder(t, start(t)) })
 	t.Run("dead node", func(t *testing.T) { testDeadNode(t, start(t)) })
 	t.Run("list", func(t *testing.T) { testList(t, start(t)) })
 	t.Run("turn", func(t *testing.T) { testTurn(t, start(t)) })
@@ -44,13 +47,13 @@ func who(room contracts.RoomID, ids ...string) []contracts.Presence {
 	return list
 }
 
-// expectChanges checks what Enter or Leave returned.
+// expectChanges checks what Enter or Leave returned, apart from the order.
 func expectChanges(t *testing.T, what string, got []fanout.Change, err error, want ...fanout.Change) {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(fanout.Change{}, "Order")); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
@@ -170,6 +173,41 @@ func testManyAtOnce(t *testing.T, f RosterFixture) {
 	expectList(t, rosters[1], "d")
 }
 
+// testOrder lets many callers enter two rooms at the same time: in the order of what they are told each room has become
+// larger.
+func testOrder(t *testing.T, f RosterFixture) {
+	r := f.Roster()
+	const callers = 60
+	var mu sync.Mutex
+	all := make(map[contracts.RoomID][]fanout.Change)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			id := fmt.Sprint("u", i)
+			whom := append(who("a", id), who("b", id, id+"-guest")...)
+			got, err := r.Enter(t.Context(), "n1", whom)
+			if err != nil || len(got) != len(whom) {
+				t.Errorf("Enter = %v, %v", got, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for n, c := range got {
+				all[whom[n].Room] = append(all[whom[n].Room], c)
+			}
+		})
+	}
+	wg.Wait()
+	for room, changes := range all {
+		slices.SortFunc(changes, func(a, b fanout.Change) int { return int(a.Order) - int(b.Order) })
+		for i, c := range changes {
+			if c.Count != i+1 {
+				t.Fatalf("change %d of room %s in their order is %v, want the count %d", i, room, c, i+1)
+			}
+		}
+	}
+}
+
 func testDeadNode(t *testing.T, f RosterFixture) {
 	r, ctx := f.Roster(), t.Context()
 	enter := func(node contracts.NodeID, room contracts.RoomID, ids ...string) {
@@ -208,7 +246,7 @@ func testList(t *testing.T, f RosterFixture) {
 		ids = append(ids, fmt.Sprintf("u%04d", i))
 	}
 	got, err := r.Enter(ctx, "n1", who("big", ids...))
-	if err != nil || got[n-1] != (fanout.Change{Changed: true, Count: n}) {
+	if err != nil || !got[n-1].Changed || got[n-1].Count != n {
 		t.Fatalf("Enter of %d people ends with %v, %v", n, got, err)
 	}
 	if _, err := r.Enter(ctx, "n2", who("big", ids[:100]...)); err != nil {

@@ -28,4 +28,6 @@ type Roster interface {
 type Change struct {
 	Changed bool
 	Count   int
+	// Order rises with each Change of a room through one Roster. The calls of many callers may end in another order.
+	Order uint64
 }

@@ -148,7 +148,7 @@ func TestRosterLostKeys(t *testing.T) {
 	enter := func(what string, id contracts.UserID, want fanout.Change) {
 		t.Helper()
 		got, err := r.Enter(t.Context(), "n1", []contracts.Presence{{Room: "a", User: contracts.Person{ID: id, Name: "x: 1,2:\nß"}}})
-		if err != nil || len(got) != 1 || got[0] != want {
+		if err != nil || len(got) != 1 || got[0].Changed != want.Changed || got[0].Count != want.Count {
 			t.Errorf("%s: Enter = %v, %v; want %v", what, got, err, want)
 		}
 	}
@@ -202,7 +202,7 @@ func TestRosterLostKeys(t *testing.T) {
 	enter("after a foreign key", "eve", first)
 	list("eve")
 	got, err := r.Leave(t.Context(), "n1", []contracts.Presence{{Room: "a", User: contracts.Person{ID: "eve"}}})
-	if err != nil || got[0] != (fanout.Change{Changed: true}) {
+	if err != nil || !got[0].Changed || got[0].Count != 0 {
 		t.Errorf("Leave = %v, %v", got, err)
 	}
 	if n, err := client.Exists(t.Context(), names.PresentKey("a"), names.PresentNodesKey("a")).Result(); err != nil || n != 0 {

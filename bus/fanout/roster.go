@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -32,6 +33,7 @@ type RedisRoster struct {
 	names  contracts.Names
 	now    func() time.Time
 	queues []*rosterQueue // by lane group on a cluster, one in all otherwise
+	order  atomic.Uint64  // the last Change's; a room's queue is at turn when it is taken
 
 	mu   sync.Mutex                 // guards what follows
 	live map[contracts.NodeID]int64 // when the lease ends, Unix milliseconds

@@ -163,9 +163,11 @@ func (q *rosterQueue) serve(ctx context.Context, r *RedisRoster) {
 	r.visit(ctx, visits)
 	for _, c := range calls {
 		for i := range c.steps {
-			if err := of[&c.steps[i]].err; err != nil {
+			s := &c.steps[i]
+			if err := of[s].err; err == nil {
+				s.change.Order = r.order.Add(1)
+			} else if c.err == nil {
 				c.err = err
-				break
 			}
 		}
 		close(c.done)

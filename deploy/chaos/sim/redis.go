@@ -30,6 +30,7 @@ type Redis struct {
 	subs    []*subscriber
 	streams map[stream][]contracts.NumberedJSON
 	people  map[contracts.RoomID]map[contracts.UserID]map[contracts.NodeID]contracts.Person
+	changes uint64 // of people, so far
 }
 
 type stream struct {
@@ -207,10 +208,11 @@ func (c *RedisClient) change(ctx context.Context, who []contracts.Presence, do f
 			room[p.User.ID] = nodes
 		}
 		do(nodes, p.User)
+		c.redis.changes++
 		if len(nodes) == 0 {
 			delete(room, p.User.ID)
 		}
-		out = append(out, fanout.Change{Changed: before != (len(nodes) > 0), Count: len(room)})
+		out = append(out, fanout.Change{Changed: before != (len(nodes) > 0), Count: len(room), Order: c.redis.changes})
 	}
 	return out, nil
 }
