@@ -25,7 +25,7 @@ type waiting struct {
 	timer  *time.Timer
 
 	calls    sync.WaitGroup // callbacks that are still to come or run
-	sweeping sync.Mutex     // held by sweep
+	sweeping sync.Mutex     // held by sweep until it calls back
 }
 
 type waitShard struct {
@@ -86,12 +86,18 @@ func (w *waiting) finish(a asked, reply []byte, err error) {
 
 // endAll calls back every request that waits now.
 func (w *waiting) endAll(err error) {
-	w.take(never, err)
+	taken, _ := w.take(never)
+	w.finishAll(taken, err)
 }
 
-// take calls back, with err, every request whose deadline is not behind now, and returns the first deadline of the others.
-func (w *waiting) take(now time.Duration, err error) (first time.Duration) {
-	var taken []asked
+func (w *waiting) finishAll(taken []asked, err error) {
+	for _, a := range taken {
+		w.finish(a, nil, err)
+	}
+}
+
+// take takes out every request whose deadline is not behind now, and returns the first deadline of the others.
+func (w *waiting) take(now time.Duration) (taken []asked, first time.Duration) {
 	first = never
 	for i := range w.shards {
 		s := &w.shards[i]
@@ -106,10 +112,7 @@ func (w *waiting) take(now time.Duration, err error) (first time.Duration) {
 		}
 		s.mu.Unlock()
 	}
-	for _, a := range taken {
-		w.finish(a, nil, err)
-	}
-	return first
+	return taken, first
 }
 
 // arm makes the timer fire soon enough for a deadline.
@@ -126,17 +129,20 @@ func (w *waiting) arm(now, deadline time.Duration) {
 	}
 }
 
-// sweep ends what has waited too long, and arms the timer for what is left.
+// sweep ends what has waited too long, once it has armed the timer for what is left: callbacks that take their time make
+// nobody else late.
 func (w *waiting) sweep() {
 	w.sweeping.Lock()
-	defer w.sweeping.Unlock()
 	w.arming.Lock()
 	w.next.Store(int64(never)) // whoever is added from here on arms the timer
 	w.arming.Unlock()
 	now := time.Since(w.base)
-	if first := w.take(now, ErrTimeout); first < never {
+	taken, first := w.take(now)
+	if first < never {
 		w.arm(now, first)
 	}
+	w.sweeping.Unlock()
+	w.finishAll(taken, ErrTimeout)
 }
 
 // close ends what waits with ErrDown and returns when no callback runs any more.

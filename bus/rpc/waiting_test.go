@@ -7,6 +7,29 @@ import (
 	"time"
 )
 
+// TestTimeoutsBehindSlowCallbacks: callbacks that take their time make no other request end later.
+func TestTimeoutsBehindSlowCallbacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaiting()
+		defer w.close()
+		began := time.Now()
+		for range 100 {
+			w.add(time.Second, func([]byte, error) { time.Sleep(5 * time.Millisecond) })
+		}
+		ended := make(chan time.Duration, 2)
+		late := func(timeout time.Duration) {
+			w.add(timeout, func([]byte, error) { ended <- time.Since(began) - timeout })
+		}
+		late(1200 * time.Millisecond) // while those callbacks run
+		late(1600 * time.Millisecond) // after
+		for range 2 {
+			if got := <-ended; got < 0 || got > sweepEvery {
+				t.Errorf("a timeout came %v late", got)
+			}
+		}
+	})
+}
+
 // TestTimeouts: requests run out in time whatever the order they came in, those that are answered do not, and nothing
 // looks at them meanwhile.
 func TestTimeouts(t *testing.T) {
