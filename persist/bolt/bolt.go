@@ -51,7 +51,8 @@ type Config struct {
 	Sync bool
 	// Gather is how long after a commit the next one waits where it is for small appends alone, so that those of many
 	// partitions share it: a commit writes whole pages, whose number grows far slower than that of the entries in it.
-	// Memberships, which somebody waits for, wait a quarter of it. Defaults to 0: they wait for nobody.
+	// Memberships, which somebody waits for, wait a quarter of it, and so does who waits with them. Defaults to 0: they wait
+	// for nobody.
 	Gather time.Duration
 }
 
@@ -60,13 +61,14 @@ type Store struct {
 	db *bbolt.DB
 
 	queue struct {
-		sync.Mutex // guards waiting
+		sync.Mutex // guards what follows
 		waiting    []*write
+		waits      time.Duration // the shortest of theirs
 	}
-	turn  sync.Mutex    // held by the one who commits; see write
-	last  time.Time     // when the last commit ended; guarded by turn
-	hurry chan struct{} // holds a token while somebody waits who should not; sent and cleared with queue locked
-	pause time.Duration // Config.Gather
+	turn   sync.Mutex    // held by the one who commits; see commit
+	last   time.Time     // when the last commit ended; guarded by turn
+	sooner chan struct{} // gets a token when queue.waits has become shorter; one too many does no harm
+	pause  time.Duration // Config.Gather
 }
 
 var _ store.Store = (*Store)(nil)
@@ -90,7 +92,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
 	}
-	s := &Store{db: db, hurry: make(chan struct{}, 1), pause: cfg.Gather}
+	s := &Store{db: db, sooner: make(chan struct{}, 1), pause: cfg.Gather}
 	if err := db.Update(layOut); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
@@ -173,9 +175,10 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 	}
 	s.queue.Lock()
 	s.queue.waiting = append(s.queue.waiting, w)
-	if w.waits == 0 {
+	if len(s.queue.waiting) == 1 || w.waits < s.queue.waits {
+		s.queue.waits = w.waits
 		select {
-		case s.hurry <- struct{}{}:
+		case s.sooner <- struct{}{}:
 		default:
 		}
 	}
@@ -186,16 +189,10 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 	if w.done {
 		return w.err
 	}
-	if w.waits > 0 {
-		s.gather(ctx, w.waits)
-	}
+	s.gather(ctx)
 	s.queue.Lock()
 	group := s.queue.waiting
 	s.queue.waiting = nil
-	select {
-	case <-s.hurry: // whoever it was is in the group
-	default:
-	}
 	s.queue.Unlock()
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, w := range group {
@@ -215,18 +212,23 @@ func (s *Store) commit(ctx context.Context, w *write) error {
 	return w.err
 }
 
-// gather lets others come, until it is time or somebody is in a hurry. The turn is held.
-func (s *Store) gather(ctx context.Context, pause time.Duration) {
-	left := pause - time.Since(s.last)
-	if left <= 0 {
-		return
-	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.hurry:
-	case <-ctx.Done(): // the change is in the queue, so it is written nevertheless, and now
+// gather lets others come, until it is time for the first of those that wait. The turn is held.
+func (s *Store) gather(ctx context.Context) {
+	for ctx.Err() == nil { // with it ended the change is in the queue nevertheless, and is written now
+		s.queue.Lock()
+		waits := s.queue.waits
+		s.queue.Unlock()
+		left := waits - time.Since(s.last)
+		if left <= 0 {
+			return
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-s.sooner:
+		case <-ctx.Done():
+		}
+		timer.Stop()
 	}
 }
 

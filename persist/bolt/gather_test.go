@@ -1,6 +1,7 @@
 package bolt_test
 
 import (
+	"context"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -18,6 +19,17 @@ func transactions(t *testing.T, s *bolt.Store) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func expectWaiting(t *testing.T, s *bolt.Store, n int) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); s.Waiting() < n; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%d wait, not %d", s.Waiting(), n)
+		}
+	}
 }
 
 // TestSmallAppendsShareACommit: they wait for each other, and not while somebody else is in a hurry.
@@ -44,13 +56,7 @@ func TestSmallAppendsShareACommit(t *testing.T) {
 			}
 		})
 	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); s.Waiting() < appends; <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%d wait, not %d", s.Waiting(), appends)
-		}
-	}
+	expectWaiting(t, s, appends)
 	if err := s.Prepare(t.Context(), storetest.Partitions); err != nil {
 		t.Fatal(err)
 	}
@@ -61,5 +67,43 @@ func TestSmallAppendsShareACommit(t *testing.T) {
 	all, err := s.Checkpoints(t.Context())
 	if err != nil || len(all) != appends {
 		t.Errorf("%d checkpoints, %v", len(all), err)
+	}
+}
+
+// TestMembershipWaitsAQuarter: also behind an append that waits longer, which is committed with it then.
+func TestMembershipWaitsAQuarter(t *testing.T) {
+	s, err := bolt.Open(bolt.Config{Path: filepath.Join(t.TempDir(), "store.db"), Gather: 4 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}()
+	if err := s.Prepare(t.Context(), storetest.Partitions); err != nil {
+		t.Fatal(err)
+	}
+	s.CommittedAt(time.Now().Add(-2 * time.Hour))
+	before := transactions(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a membership that waits for the append is written then
+	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() {
+		if err := s.Append(ctx, nil, contracts.Checkpoint{}, contracts.Checkpoint{Partition: 1, Epoch: 1, Offset: 1}); err != nil {
+			t.Errorf("append: %v", err)
+		}
+	})
+	expectWaiting(t, s, 1)
+	if err := s.Join(t.Context(), contracts.Membership{Room: "lobby", User: contracts.Person{ID: "ann", Name: "Ann"}}); err != nil {
+		t.Fatal(err)
+	}
+	running.Wait()
+	if ctx.Err() != nil {
+		t.Error("the membership waited for as long as the append")
+	}
+	if n := transactions(t, s) - before; n != 1 {
+		t.Errorf("%d transactions, want one for both", n)
 	}
 }
