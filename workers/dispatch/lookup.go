@@ -71,7 +71,8 @@ func (d *Dispatcher) lookUp(p *partition) {
 	}
 }
 
-// question puts one look-up to the store.
+// question puts one look-up to the store. One that fails counts as p's for a pause longer, and as one that is out no more:
+// a partition whose look-ups always fail leaves its turns to the others.
 func (d *Dispatcher) question(p *partition, l *roomlog.Lookup) {
 	p.lookups++
 	d.pace.out++
@@ -82,31 +83,39 @@ func (d *Dispatcher) question(p *partition, l *roomlog.Lookup) {
 		entries, heads, err := d.deps.Store.Lookup(call, l.Entries, l.Heads)
 		cancel()
 		long := time.Since(began)
-		if err != nil {
-			_ = pause(p.ctx, wait)
-		}
 		d.post(func() {
 			d.pace.out--
 			if !p.gone {
 				d.pace.took(began, long, d.cfg.StoreTimeout, err != nil)
-				d.lookedUp(p, l, entries, heads, err)
+				if err == nil {
+					d.lookedUp(p, l, entries, heads)
+				}
 			}
 			d.lookUp(p)
+		})
+		if err == nil || pause(p.ctx, wait) != nil {
+			return
+		}
+		d.post(func() {
+			if !p.gone {
+				d.notLookedUp(p, l, err)
+			}
 		})
 	})
 }
 
-func (d *Dispatcher) lookedUp(p *partition, l *roomlog.Lookup, entries, heads []roomlog.Found, err error) {
+func (d *Dispatcher) notLookedUp(p *partition, l *roomlog.Lookup, err error) {
 	p.lookups--
-	if err != nil {
-		if p.failures++; p.failures == 1 {
-			d.log.Warn("the store does not answer, trying on", "partition", p.id, "err", err)
-		}
-		d.metrics.lookupErrors.Inc()
-		p.seq.Failed(l)
-		d.advance(p)
-		return
+	if p.failures++; p.failures == 1 {
+		d.log.Warn("the store does not answer, trying on", "partition", p.id, "err", err)
 	}
+	d.metrics.lookupErrors.Inc()
+	p.seq.Failed(l)
+	d.advance(p)
+}
+
+func (d *Dispatcher) lookedUp(p *partition, l *roomlog.Lookup, entries, heads []roomlog.Found) {
+	p.lookups--
 	p.failures = 0
 	p.seq.Answer(l, entries, heads)
 	for _, o := range p.seq.Take() {

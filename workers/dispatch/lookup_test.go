@@ -1,11 +1,13 @@
 package dispatch_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/contracts/roomlog"
 	"github.com/parley-chat/parley/workers/dispatch"
 )
 
@@ -51,4 +53,45 @@ func TestTakeOverFromSlowStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// brokenFor is a store that cannot look up what is of one partition.
+type brokenFor struct {
+	*world
+	partition int32
+}
+
+func (s brokenFor) Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (fe, fh []roomlog.Found, err error) {
+	for _, q := range heads {
+		if contracts.LaneOf(q.Room).Partition(s.partitions) == s.partition {
+			return nil, nil, errAway
+		}
+	}
+	return s.world.Lookup(ctx, entries, heads)
+}
+
+// A partition whose look-ups always fail slows the pace for all, but does not keep it while it waits to try again.
+func TestFailingPartitionHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.partitions = 2
+		rooms := make(map[int32][]contracts.RoomID)
+		for i := 0; len(rooms[0]) < 300 || len(rooms[1]) < 30; i++ {
+			room := contracts.RoomID(fmt.Sprintf("room-%d", i))
+			p := contracts.LaneOf(room).Partition(2)
+			rooms[p] = append(rooms[p], room)
+		}
+		for _, room := range rooms[0] {
+			w.send(string(room), "text")
+		}
+		_, stop := w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) { deps.Store = brokenFor{w, 0} })
+		defer stop()
+		elapse(20 * time.Second)
+		for _, room := range rooms[1][:30] {
+			began := time.Now()
+			if r := w.head(string(room)); r.Err != nil || time.Since(began) > 100*time.Millisecond {
+				t.Errorf("the head of %s came after %v: %v", room, time.Since(began), r.Err)
+			}
+			elapse(300 * time.Millisecond)
+		}
+	})
 }
