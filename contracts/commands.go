@@ -114,6 +114,9 @@ type NumberedJSON struct {
 // Question is asked of the dispatcher that owns a partition, in JSON on Names.Dispatch. Any of the parts may be set.
 type Question struct {
 	Heads []RoomID `json:"heads,omitempty"`
+	// Partly wants the heads that are known now, and the other rooms named in Reply.Unsettled, instead of an answer when
+	// all are known. Not with Read.
+	Partly bool `json:"partly,omitempty"`
 	// Read wants the entries of Room in Range that the dispatcher holds or can re-read from the log.
 	Room RoomID `json:"room,omitempty"`
 	Read *Range `json:"read,omitempty"`
@@ -131,6 +134,9 @@ type Reply struct {
 	// a position beyond a head prove that the position is wrong.
 	Certain bool   `json:"certain,omitempty"`
 	Heads   []Head `json:"heads,omitempty"` // in the order of Question.Heads
+	// Unsettled are those of Question.Heads whose head is not known yet: what stands in Heads for them means nothing.
+	// Empty unless the question was Partly.
+	Unsettled []RoomID `json:"unsettled,omitempty"`
 	// Entries are contiguous and end at Range.To or earlier (size). They may begin above Range.From: what is missing
 	// below Floor is in the store.
 	Entries []NumberedJSON `json:"entries,omitempty"`

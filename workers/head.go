@@ -11,8 +11,9 @@ import (
 // head is what a dispatcher says of a room.
 type head struct {
 	contracts.Head
-	epoch   contracts.Epoch
-	certain bool
+	epoch     contracts.Epoch
+	certain   bool
+	unsettled bool // it says nothing yet; only in answers to questions that rooms share
 }
 
 type asker func(partition int32, q contracts.Question, timeout time.Duration, done func(contracts.Reply, error))
@@ -28,7 +29,8 @@ const (
 //
 // Rooms of a partition that the dispatcher has answered for lately share questions, one of which is out at a time: a
 // storm of joins in thousands of rooms is a few hundred questions. Others are kept apart, each with a question of its
-// own: one whose head must be looked up in a slow store holds up nobody else. So do those of a question that failed.
+// own: one whose head must be looked up in a slow store holds up nobody else. So are those of a question that failed, and
+// those of which the dispatcher says that it does not know the head right now, as any room's records may wait for the store.
 type heads struct {
 	ask   asker
 	known *cache[contracts.RoomID, time.Time]
@@ -50,8 +52,9 @@ type headQuestion struct {
 
 // headAnswer is what one question brings.
 type headAnswer struct {
-	rooms []contracts.RoomID       // guarded by heads.mu until it is asked for
-	at    map[contracts.RoomID]int // guarded by heads.mu
+	// Guarded by heads.mu until it is asked for.
+	rooms []contracts.RoomID
+	at    map[contracts.RoomID]int
 
 	// Written before done is closed and read after.
 	heads []head
@@ -67,10 +70,16 @@ func newHeads(ask asker) *heads {
 
 // of returns the room's head, asked for after the call began. It does not try again.
 func (h *heads) of(ctx context.Context, partition int32, room contracts.RoomID) (head, error) {
-	line := headLine{partition: partition, room: room}
 	if last, known := h.known.get(room); known && time.Since(last) < knownFor {
-		line.room = ""
+		if got, err := h.wait(ctx, headLine{partition: partition}, room); err != nil || !got.unsettled {
+			return got, err
+		}
 	}
+	return h.wait(ctx, headLine{partition: partition, room: room}, room)
+}
+
+// wait is of in one line.
+func (h *heads) wait(ctx context.Context, line headLine, room contracts.RoomID) (head, error) {
 	h.mu.Lock()
 	q := h.out[line]
 	if q != nil && q.next != nil && len(q.next.rooms) >= headsAtOnce {
@@ -122,14 +131,20 @@ func (a *headAnswer) add(room contracts.RoomID) int {
 
 // put asks for a, and then for those who came meanwhile.
 func (h *heads) put(line headLine, a *headAnswer) {
-	h.ask(line.partition, contracts.Question{Heads: a.rooms}, questionTimeout, func(reply contracts.Reply, err error) {
+	q := contracts.Question{Heads: a.rooms, Partly: line.room == ""}
+	h.ask(line.partition, q, questionTimeout, func(reply contracts.Reply, err error) {
 		a.err = err
 		for _, one := range reply.Heads {
 			a.heads = append(a.heads, head{Head: one, epoch: reply.Epoch, certain: reply.Certain})
 		}
+		for _, room := range reply.Unsettled {
+			if at, ok := a.at[room]; ok && err == nil {
+				a.heads[at].unsettled = true
+			}
+		}
 		now := time.Now()
-		for _, room := range a.rooms {
-			if err == nil {
+		for at, room := range a.rooms {
+			if err == nil && !a.heads[at].unsettled {
 				h.known.put(room, now)
 			} else {
 				h.known.remove(room)

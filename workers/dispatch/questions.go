@@ -80,7 +80,7 @@ func (d *Dispatcher) parse(a *ask) error {
 	return nil
 }
 
-// ask answers a question, or lets it wait until all of its rooms are settled.
+// ask answers a question, or lets it wait until all of its rooms are settled unless it wants a part now.
 func (d *Dispatcher) ask(a *ask) {
 	p := d.partitions[a.partition]
 	if p == nil || !d.alive() {
@@ -94,7 +94,7 @@ func (d *Dispatcher) ask(a *ask) {
 		}
 	}
 	switch {
-	case len(unsettled) == 0:
+	case len(unsettled) == 0, a.q.Partly && a.q.Read == nil:
 		d.answer(p, a)
 	case !a.deadline.After(time.Now()):
 		d.refuse(a, resultUnavailable)
@@ -141,11 +141,15 @@ func (d *Dispatcher) expire() {
 	}
 }
 
-// answer answers a question whose rooms are settled.
+// answer answers a question from the rooms that are settled.
 func (d *Dispatcher) answer(p *partition, a *ask) {
 	r := &contracts.Reply{Epoch: p.epoch, Certain: p.seq.Low() >= p.goal}
 	for _, id := range a.q.Heads {
-		head, _ := p.settled(id)
+		head, ok := p.settled(id)
+		if !ok {
+			r.Heads, r.Unsettled = append(r.Heads, contracts.Head{}), append(r.Unsettled, id)
+			continue
+		}
 		r.Heads = append(r.Heads, contracts.Head{Seq: head, Floor: p.floor(id, head)})
 	}
 	if a.q.Find != nil {

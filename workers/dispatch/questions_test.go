@@ -47,6 +47,16 @@ func TestStoreAway(t *testing.T) {
 		expectCode(t, w.head("cold"), contracts.CodeUnavailable)
 		expectCode(t, w.head("other"), contracts.CodeUnavailable)
 		expectCode(t, <-w.ask(0, contracts.Question{Heads: []contracts.RoomID{"warm", "cold"}, LeftMS: 100}), contracts.CodeUnavailable)
+		part := w.ask(0, contracts.Question{Heads: []contracts.RoomID{"cold", "warm", "other"}, Partly: true, LeftMS: 1000})
+		synctest.Wait()
+		select {
+		case r := <-part:
+			if want := []contracts.RoomID{"cold", "other"}; r.Err != nil || !cmp.Equal(r.Unsettled, want) || len(r.Heads) != 3 || r.Heads[1] != (contracts.Head{Seq: 3, Floor: 1}) {
+				t.Errorf("asked for a part: %+v (%v), want all but %v", r, r.Err, want)
+			}
+		default:
+			t.Error("who asks for a part waits for the rest")
+		}
 		if d.Ready() == nil {
 			t.Error("Ready while records wait")
 		}
