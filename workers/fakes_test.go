@@ -58,6 +58,7 @@ type world struct {
 	joined    map[string]int                       // by "room/user"
 	joins     int                                  // calls of Join
 	joinTime  time.Duration
+	refused   []contracts.UserID // Join writes nothing of what holds one of them
 	members   map[contracts.UserID][]contracts.RoomInfo
 	public    []contracts.RoomInfo
 
@@ -539,6 +540,11 @@ func (s *fakeStore) Join(_ context.Context, members ...contracts.Membership) err
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.joins++
+	for _, m := range members {
+		if slices.Contains(f.refused, m.User.ID) {
+			return errAway
+		}
+	}
 	for _, m := range members {
 		f.joined[string(m.Room)+"/"+string(m.User.ID)]++
 	}

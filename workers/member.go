@@ -16,10 +16,15 @@ const (
 	memberWriters = 2       // writes at once: one under way while the next one fills
 	memberBatch   = 500     // memberships in one
 	memberTimeout = 5 * time.Second
+
+	// How long a writer waits after a write that failed, and at most after several in a row.
+	memberWait    = 250 * time.Millisecond
+	memberMaxWait = 5 * time.Second
 )
 
 // members writes memberships of public rooms behind the joins' backs, so that a store that is slow or away holds up
-// nobody: a bounded queue, each one tried until it is written, and once per person and room as far as it is remembered.
+// nobody: a bounded queue, each one tried until it is written, and once per person and room as far as it is remembered. What
+// fails is tried again in halves, in turn with what is new, so that one that the store never takes holds up no other.
 type members struct {
 	background context.Context // ends the tries when the worker closes
 	store      Store
@@ -32,6 +37,8 @@ type members struct {
 	mu      sync.Mutex
 	pending map[membership]*memberWrite // guarded by mu; queued or under way
 	queue   []*memberWrite              // guarded by mu
+	again   []*memberWrite              // guarded by mu; those of writes that failed
+	retry   bool                        // guarded by mu; it is their turn, where there are both
 	writers int                         // guarded by mu
 	closed  bool                        // guarded by mu
 	stop    chan struct{}               // closed when closed is set
@@ -47,6 +54,7 @@ type memberWrite struct {
 	person contracts.Person
 	done   chan struct{} // closed when written, given up or called off
 	off    bool          // guarded by members.mu; called off
+	most   int           // guarded by members.mu; in its next write
 }
 
 func newMembers(background context.Context, store Store, running *tracker, log *slog.Logger, m *metrics, most int) *members {
@@ -73,7 +81,7 @@ func (m *members) note(room contracts.RoomID, person contracts.Person) <-chan st
 		m.metrics.memberDropped.Inc()
 		return closed
 	}
-	w := &memberWrite{membership: key, person: person, done: make(chan struct{})}
+	w := &memberWrite{membership: key, person: person, done: make(chan struct{}), most: memberBatch}
 	m.pending[key] = w
 	m.queue = append(m.queue, w)
 	if m.writers < memberWriters {
@@ -87,69 +95,82 @@ func (m *members) note(room contracts.RoomID, person contracts.Person) <-chan st
 // write works the queue off and ends.
 func (m *members) write() {
 	defer m.running.end()
-	for {
-		m.mu.Lock()
-		if len(m.queue) == 0 {
-			m.queue = nil
-			m.writers--
-			m.mu.Unlock()
-			return
+	wait := memberWait
+	for batch := m.next(); batch != nil; batch = m.next() {
+		if m.try(batch) {
+			wait = memberWait
+			continue
 		}
-		n := min(len(m.queue), memberBatch)
-		batch := m.queue[:n:n]
-		m.queue = m.queue[n:]
-		m.mu.Unlock()
-		m.try(batch)
-	}
-}
-
-// try writes memberships until it works, they are called off or the worker closes.
-func (m *members) try(batch []*memberWrite) {
-	rows := make([]contracts.Membership, 0, len(batch))
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		m.mu.Lock()
-		over := m.closed && wait > 250*time.Millisecond
-		batch = slices.DeleteFunc(batch, func(w *memberWrite) bool {
-			if over || w.off {
-				m.end(w)
-				return true
-			}
-			return false
-		})
-		m.mu.Unlock()
-		if len(batch) == 0 {
-			return
-		}
-		rows = rows[:0]
-		for _, w := range batch {
-			rows = append(rows, contracts.Membership{Room: w.room, User: w.person})
-		}
-		ctx, cancel := context.WithTimeout(m.background, memberTimeout)
-		err := m.store.Join(ctx, rows...)
-		cancel()
-		if err == nil {
-			m.written(batch)
-			return
-		}
-		m.log.Debug("memberships not written yet", "members", len(batch), "err", err)
 		timer := time.NewTimer(wait/2 + rand.N(wait/2))
 		select {
 		case <-timer.C:
 		case <-m.stop:
 			timer.Stop()
 		}
+		wait = min(2*wait, memberMaxWait)
 	}
 }
 
-func (m *members) written(batch []*memberWrite) {
+// next takes from the queue what is written together. Without any the writer has ended.
+func (m *members) next() []*memberWrite {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for len(m.queue)+len(m.again) > 0 {
+		retry := len(m.queue) == 0 || m.retry && len(m.again) > 0
+		from := &m.queue
+		if retry {
+			from = &m.again
+		}
+		m.retry = !retry
+		q, n := *from, 0
+		for n < min(len(q), q[0].most) && q[n].most == q[0].most {
+			n++
+		}
+		*from = q[n:]
+		over := m.closed && retry
+		batch := slices.DeleteFunc(q[:n:n], func(w *memberWrite) bool {
+			if over || w.off {
+				m.end(w)
+				return true
+			}
+			return false
+		})
+		if len(batch) > 0 {
+			return batch
+		}
+	}
+	m.queue, m.again = nil, nil
+	m.writers--
+	return nil
+}
+
+// try writes memberships. Those of a write that failed are tried again with half as many.
+func (m *members) try(batch []*memberWrite) bool {
+	rows := make([]contracts.Membership, len(batch))
+	for i, w := range batch {
+		rows[i] = contracts.Membership{Room: w.room, User: w.person}
+	}
+	ctx, cancel := context.WithTimeout(m.background, memberTimeout)
+	err := m.store.Join(ctx, rows...)
+	cancel()
+	if err != nil {
+		m.log.Debug("memberships not written yet", "members", len(batch), "err", err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range batch {
-		if !w.off {
+		switch {
+		case w.off:
+			m.end(w)
+		case err != nil:
+			w.most = max(1, len(batch)/2)
+			m.again = append(m.again, w)
+		default:
 			m.known.put(w.membership, struct{}{})
+			m.end(w)
 		}
-		m.end(w)
 	}
+	return err == nil
 }
 
 // end needs mu.
@@ -185,7 +206,7 @@ func (m *members) waiting() int {
 	return len(m.pending)
 }
 
-// close lets each one that waits have one more try.
+// close lets each one that waits have its first try.
 func (m *members) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
