@@ -16,7 +16,7 @@ const (
 	personNews = 25 * time.Millisecond  // and for each person there, as each is one who is told
 	maxNews    = 50_000                 // rooms in their pause; further ones have none
 	toldEvents = 20_000                 // presence events a second to all who are told, of one worker: above it, pauses are longer
-	lateNews   = 10 * time.Second       // behind a change, at most, however much is to be told before
+	lateNews   = 30 * time.Second       // behind a change, at most, however much is to be told before
 )
 
 // telling is the budget of presence events, counted by who is told. A storm of joins in many rooms would otherwise cost
