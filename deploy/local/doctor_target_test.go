@@ -58,10 +58,10 @@ func TestTarget(t *testing.T) {
 	}{
 		"a roomy machine":           {},
 		"a roomy machine, all here": {o: TargetOptions{BothEnds: true}},
-		"two processes are enough":  {files: map[string]string{"proc/self/limits": limits("500256")}},
+		"two processes are enough":  {files: map[string]string{"proc/self/limits": limits("555556")}},
 		"too few descriptors": {
 			files: map[string]string{"proc/self/limits": limits("20000")},
-			short: []string{"ulimit -n"}, fix: "ulimit -Hn 500256; ulimit -n 500256",
+			short: []string{"ulimit -n"}, fix: "ulimit -Hn 555556; ulimit -n 555556",
 		},
 		"none at all":          {files: map[string]string{"proc/self/limits": limits("100")}, short: []string{"ulimit -n"}},
 		"unlimited":            {files: map[string]string{"proc/self/limits": limits("unlimited")}},
