@@ -90,7 +90,7 @@ func (t *target) files() error {
 	share := (int64(t.Connections) + int64(t.Processors) - 1) / int64(t.Processors)
 	share = max((share*10+8)/9, share+spareFiles)
 	processes := math.MaxInt
-	if room := min(allowed/10*9, allowed-spareFiles); room > 0 {
+	if room := min(allowed*9/10, allowed-spareFiles); room > 0 {
 		processes = int((int64(t.Connections) + room - 1) / room)
 	}
 	l := Limit{Name: "ulimit -n", OK: processes <= t.Processors, Now: grouped(allowed), Need: grouped(share)}
