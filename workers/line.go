@@ -34,7 +34,8 @@ type arrival struct {
 	at time.Time
 }
 
-// patience is how many may wait, and how many bytes, in parts of four, before one of this kind is refused: what can be done without goes first.
+// patience is how many may wait, and how many bytes, in parts of four, before one of this kind is refused: what can be done
+// without goes first.
 func patience(op contracts.Op) int {
 	switch op {
 	case contracts.OpTyping, contracts.OpPresence:

@@ -15,7 +15,8 @@ import (
 const rosterTime = time.Second
 
 // rosterQueue gathers what many callers change. There is no goroutine and no pause: a caller whose turn it is changes
-// what waits by then in one run of the script, while what comes meanwhile gathers for the next one. An idle roster serves a caller at once, a busy one many for the price of one.
+// what waits by then in one run of the script, while what comes meanwhile gathers for the next one. An idle roster serves a
+// caller at once, a busy one many for the price of one.
 type rosterQueue struct {
 	turn chan struct{} // 1: held by the caller who runs the script
 
