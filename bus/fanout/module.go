@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/redis/go-redis/v9"
@@ -18,6 +19,7 @@ func Module() fx.Option {
 			if cfg.URL == "" {
 				cfg.URL = "redis://localhost:6379"
 			}
+			redis.SetLogger(driverLog{log})
 			client, err := Connect(cfg.URL)
 			if err != nil {
 				return nil, err
@@ -45,4 +47,15 @@ func Module() fx.Option {
 		},
 		func(client redis.UniversalClient, names contracts.Names) Roster { return NewRoster(client, names) },
 	))
+}
+
+// driverLog takes what the driver logs, for all clients of the process. Its calls return the same errors, which are logged
+// or counted where they matter, so that an outage would be told once per attempt.
+type driverLog struct{ log *slog.Logger }
+
+// Printf implements the driver's logger.
+func (d driverLog) Printf(ctx context.Context, format string, v ...any) {
+	if d.log.Enabled(ctx, slog.LevelDebug) {
+		d.log.DebugContext(ctx, "the Redis driver says", "what", fmt.Sprintf(format, v...))
+	}
 }

@@ -48,7 +48,7 @@ type devCmd struct {
 	Edges        int    `name:"edges" env:"PARLEY_EDGES" default:"2" help:"Edges behind the one port; two, so that fan-out between nodes is seen. 0 with --write: edges run as processes of their own."`
 	Write        string `name:"write" env:"PARLEY_WRITE" placeholder:"FILE" help:"Let other processes of this machine use the servers, and write their addresses to a file, for: . FILE && parley edge."`
 	Portable     bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
-	Limits       bool   `name:"limits" env:"PARLEY_LIMITS" help:"Turn on the limits per second, per address and per person below, as in parley edge and parley worker. Off, so that a first load test meets none."`
+	Limits       bool   `name:"limits" env:"PARLEY_LIMITS" help:"Turn on the limits per second, per address and per person, as in parley edge and parley worker. Off, so that a first load test meets none."`
 	clients      `embed:""`
 	process      `embed:""`
 	accounts     `embed:""`

@@ -53,7 +53,7 @@ type edgeCmd struct {
 	draining `embed:""`
 	handing  `embed:""`
 	Port     int  `name:"port" env:"PARLEY_PORT,PORT" placeholder:"N" help:"Port on all addresses; replaces --listen."`
-	Limits   bool `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second, per address and per person below. --no-limits for load tests."`
+	Limits   bool `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second, per address and per person. --no-limits for load tests."`
 	Portable bool `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 }
 
