@@ -32,8 +32,8 @@ type Config struct {
 	Long bool
 	// Every is the time between the starts of two faults. Defaults to 5 s, with Long to 10 s.
 	Every time.Duration
-	// Users, Rooms and Rate (messages per second of all users) are the load. They default to 200, 50 and 500; in the scenario to
-	// 5,000, rooms of 20, and 50.
+	// Users, Rooms and Rate (messages per second of all users) are the load. They default to 200, 50 and 500, with Long to 600; in
+	// the scenario to 5,000, rooms of 20, and 50.
 	Users, Rooms int
 	Rate         float64
 	// Churn is how often a user leaves a room or drops the connection, on average. Defaults to 40 s.
@@ -76,14 +76,14 @@ func (c Config) withDefaults() Config {
 	c.Duration = cmp.Or(c.Duration, 3*time.Minute)
 	c.Seed = cmp.Or(c.Seed, uint64(time.Now().UnixMilli()))
 	c.Long = c.Long || c.Duration >= 10*time.Minute
-	every := 5 * time.Second
+	every, rate := 5*time.Second, 500.0
 	if c.Long {
-		every = 10 * time.Second
+		every, rate = 10*time.Second, 600.0
 	}
 	c.Every = cmp.Or(c.Every, every)
 	c.Users = cmp.Or(c.Users, 200)
 	c.Rooms = cmp.Or(c.Rooms, 50)
-	c.Rate = cmp.Or(c.Rate, 500)
+	c.Rate = cmp.Or(c.Rate, rate)
 	c.Churn = cmp.Or(c.Churn, 40*time.Second)
 	if c.Out == nil {
 		c.Out = io.Discard
@@ -104,9 +104,9 @@ func diskBytes(cfg Config) int64 {
 	return 1 << 30
 }
 
-// mongoHeap is room for all that a run stores, in MiB: some 2 KB a message in the Java stand-in.
+// mongoHeap is room for all that a run stores, in MiB: some 3 KB a message in the Java stand-in, of those that are acked.
 func mongoHeap(cfg Config) int {
-	return 512 + int(cfg.Rate*cfg.Duration.Seconds()*2048)>>20
+	return 512 + int(cfg.Rate*cfg.Duration.Seconds()*3072)>>20
 }
 
 // Kinds lists the faults: name and what it is.

@@ -141,6 +141,7 @@ func worked(faults []*fault, duration, restart time.Duration) (done []*fault) {
 // needs: only what fits into the users' queues then is acked later.
 func TestAnHourIsEnough(t *testing.T) {
 	const restart = 15 * time.Second
+	const others = 0.9 // of what those faults leave is acked: the others cost the rest, as measured in an hour
 	for seed := range uint64(20) {
 		cfg := Config{Seed: seed + 1, Duration: time.Hour}.withDefaults()
 		p := paper()
@@ -165,7 +166,7 @@ func TestAnHourIsEnough(t *testing.T) {
 		if total < 300 {
 			t.Errorf("seed %d: %d faults", cfg.Seed, total)
 		}
-		if acked := cfg.Rate * (cfg.Duration - silence).Seconds(); acked < 1.5e6 {
+		if acked := others * cfg.Rate * (cfg.Duration - silence).Seconds(); acked < 1.5e6 {
 			t.Errorf("seed %d: %.0f acked", cfg.Seed, acked)
 		}
 		t.Logf("seed %d: %d faults, silent for %s", cfg.Seed, total, silence)

@@ -14,8 +14,9 @@ import (
 	"github.com/parley-chat/parley/persist/store"
 )
 
-// BenchmarkLookup asks 20,000 rows in 200 rooms for 500 identities, half of which are there, and for 200 heads.
-func BenchmarkLookup(b *testing.B) {
+// BenchmarkReads asks 20,000 rows in 200 rooms for 500 identities, half of which are there, for 200 heads, for a page of 50
+// and for the newest 500 rows of the only partition.
+func BenchmarkReads(b *testing.B) {
 	uris := os.Getenv(uriVariable)
 	if uris == "" {
 		b.Skipf("%s is not set", uriVariable)
@@ -71,6 +72,21 @@ func BenchmarkLookup(b *testing.B) {
 		for b.Loop() {
 			if _, found, err := s.Lookup(ctx, nil, heads); err != nil || found[0].Seq != rows/rooms {
 				b.Fatal(found[:1], err)
+			}
+		}
+	})
+	b.Run("page", func(b *testing.B) {
+		for b.Loop() {
+			if page, err := s.Page(ctx, all[0].Room, 1, contracts.MaxInt, 50, true); err != nil || len(page) != 50 {
+				b.Fatal(len(page), err)
+			}
+		}
+	})
+	b.Run("above", func(b *testing.B) {
+		from := contracts.Position{Epoch: 1, Offset: rows - 500}
+		for b.Loop() {
+			if above, err := s.Above(ctx, 0, from); err != nil || len(above) != 500 {
+				b.Fatal(len(above), err)
 			}
 		}
 	})
