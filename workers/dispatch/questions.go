@@ -80,7 +80,8 @@ func (d *Dispatcher) parse(a *ask) error {
 	return nil
 }
 
-// ask answers a question, or lets it wait until all of its rooms are settled unless it wants a part now.
+// ask answers a question, or lets it wait until all of its rooms are settled unless it wants a part now. The others are looked
+// up for the next question.
 func (d *Dispatcher) ask(a *ask) {
 	p := d.partitions[a.partition]
 	if p == nil || !d.alive() {
@@ -94,8 +95,14 @@ func (d *Dispatcher) ask(a *ask) {
 		}
 	}
 	switch {
-	case len(unsettled) == 0, a.q.Partly && a.q.Read == nil:
+	case len(unsettled) == 0:
 		d.answer(p, a)
+	case a.q.Partly && a.q.Read == nil:
+		for _, id := range unsettled {
+			p.seq.Want(id)
+		}
+		d.answer(p, a)
+		d.lookUp(p)
 	case !a.deadline.After(time.Now()):
 		d.refuse(a, resultUnavailable)
 	case len(d.parked) >= d.cfg.Questions:

@@ -75,6 +75,14 @@ func TestStoreAway(t *testing.T) {
 		if diff := cmp.Diff(w.want(0, 0), w.entries()); diff != "" {
 			t.Errorf("told (-want +got):\n%s", diff)
 		}
+		// What is asked for in part is looked up for the next time.
+		for pass, unsettled := range [][]contracts.RoomID{{"new"}, nil} {
+			r := <-w.ask(0, contracts.Question{Heads: []contracts.RoomID{"new"}, Partly: true, LeftMS: 1000})
+			if r.Err != nil || !cmp.Equal(r.Unsettled, unsettled) {
+				t.Errorf("pass %d: asked for a part of a room that is not held: %+v (%v), want %v unsettled", pass, r, r.Err, unsettled)
+			}
+			synctest.Wait()
+		}
 		elapse(3 * time.Second)
 		if c := w.commit(0); c == nil || c.Offset != 5 {
 			t.Errorf("committed %+v, want 5", c)
