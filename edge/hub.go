@@ -44,6 +44,7 @@ type room struct {
 	asked      bool // a repair's question is under way
 	since      time.Time
 	tryAt      time.Time
+	unsure     bool            // the last question for its head brought none
 	asideEpoch contracts.Epoch // of aside while the room is not known
 	recent     *recent         // during a take-over
 }
@@ -66,6 +67,7 @@ type hub struct {
 
 	down    [contracts.LaneGroups]atomic.Bool
 	unheard atomic.Int32
+	unsure  atomic.Bool   // some room is
 	askNow  chan struct{} // ask for the heads of the groups in upAgain
 	upMu    sync.Mutex    // guards upAgain
 	upAgain map[int]bool
@@ -213,8 +215,7 @@ func (h *hub) Receive(lane contracts.Lane, body []byte) {
 	}
 }
 
-// newEpoch asks for the heads of a lane's rooms that are in an older epoch: the answers reset them. If they do not come, the
-// next message of this kind asks again.
+// newEpoch asks for the heads of a lane's rooms that are in an older epoch: the answers reset them.
 func (h *hub) newEpoch(lane contracts.Lane, epoch contracts.Epoch) {
 	var older []contracts.RoomID
 	sh := h.shard(lane)
@@ -427,12 +428,15 @@ func (h *hub) run(ctx context.Context) {
 			groups := h.upAgain
 			h.upAgain = make(map[int]bool)
 			h.upMu.Unlock()
-			h.askHeads(func(l contracts.Lane) bool { return groups[l.Group()] })
+			h.askHeads(func(r *room) bool { return groups[r.lane.Group()] })
 		case now := <-ticker.C:
 			h.retryRepairs(now)
-			if h.unheard.Load() > 0 && now.Sub(lastPull) >= pullEvery {
-				lastPull = now
-				h.askHeads(func(l contracts.Lane) bool { return h.down[l.Group()].Load() })
+			if now.Sub(lastPull) < pullEvery {
+				continue
+			}
+			lastPull = now
+			if unsure := h.unsure.Swap(false); unsure || h.unheard.Load() > 0 {
+				h.askHeads(func(r *room) bool { return r.unsure || h.down[r.lane.Group()].Load() })
 			}
 		}
 	}

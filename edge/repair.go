@@ -21,7 +21,7 @@ const (
 	repairPage = 500
 	// repairTime is how long a repair is tried before the members are told of a gap.
 	repairTime = 5 * time.Second
-	// pullEvery is how often heads are asked for while lanes are not heard.
+	// pullEvery is how often heads are asked for while lanes are not heard, or after a question that did not bring them.
 	pullEvery = 2 * time.Second
 	// headsPerQuestion bounds the rooms in one question to a dispatcher.
 	headsPerQuestion = 500
@@ -151,14 +151,14 @@ func (h *hub) retryRepairs(now time.Time) {
 	}
 }
 
-// askHeads asks the dispatchers for the heads of all rooms on some lanes.
-func (h *hub) askHeads(of func(contracts.Lane) bool) {
+// askHeads asks the dispatchers for the heads of some rooms. of is called with the room's shard locked.
+func (h *hub) askHeads(of func(*room) bool) {
 	rooms := make(map[int32][]contracts.RoomID)
 	for i := range h.shards {
 		sh := &h.shards[i]
 		sh.mu.Lock()
 		for id, r := range sh.rooms {
-			if r.known && of(r.lane) {
+			if r.known && of(r) {
 				p := r.lane.Partition(h.srv.cfg.Partitions)
 				rooms[p] = append(rooms[p], id)
 			}
@@ -172,22 +172,30 @@ func (h *hub) askHeads(of func(contracts.Lane) bool) {
 	}
 }
 
+// askHeadsOf asks for the heads of at most headsPerQuestion rooms of a partition. Those that the answer lacks, because
+// their records wait for the store or because there is none, are asked for again by run.
 func (h *hub) askHeadsOf(partition int32, ids []contracts.RoomID) {
 	s := h.srv
-	body, err := contracts.Marshal(contracts.Question{Heads: ids, LeftMS: pullEvery.Milliseconds()})
+	body, err := contracts.Marshal(contracts.Question{Heads: ids, Partly: true, LeftMS: pullEvery.Milliseconds()})
 	if err != nil {
 		return
 	}
 	s.ask.Ask(s.cfg.Names.Dispatch(partition), body, pullEvery, func(reply []byte, err error) {
 		var answer contracts.Reply
-		if err != nil || json.Unmarshal(reply, &answer) != nil || answer.Err != nil || len(answer.Heads) != len(ids) {
-			return // asked again in a while, or told by the next heads
+		failed := err != nil || json.Unmarshal(reply, &answer) != nil || answer.Err != nil || len(answer.Heads) != len(ids)
+		late := make(map[contracts.RoomID]bool)
+		for _, id := range answer.Unsettled {
+			late[id] = true
 		}
 		for i, id := range ids {
 			sh := h.shard(contracts.LaneOf(id))
 			sh.mu.Lock()
 			if r := sh.rooms[id]; r != nil {
-				h.noteHead(r, answer.Epoch, answer.Heads[i].Seq)
+				if r.unsure = failed || late[id]; r.unsure {
+					h.unsure.Store(true)
+				} else {
+					h.noteHead(r, answer.Epoch, answer.Heads[i].Seq)
+				}
 			}
 			sh.mu.Unlock()
 		}

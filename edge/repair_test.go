@@ -2,6 +2,8 @@ package edge_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -172,6 +174,43 @@ func TestAway(t *testing.T) {
 		if m := c.get(); m.Event != "reset" || m.Epoch != 2 || m.Head != 3 {
 			t.Fatalf("got %s instead of a reset", m.raw)
 		}
+	})
+}
+
+// TestUnsettledHead: a room whose records wait for the store keeps no other one from its head, and is asked about again;
+// so are all where nobody answered.
+func TestUnsettledHead(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		w.worker.script(opHeads, nil)
+		lane := contracts.LaneOf(lobby)
+		var late contracts.RoomID // shares lobby's questions
+		for i := 0; late == "" || contracts.LaneOf(late) != lane; i++ {
+			late = contracts.RoomID(fmt.Sprint("late", i))
+		}
+		c, d := w.connected(), w.connected()
+		c.joined(w, lobby, 10)
+		d.joined(w, late, 20)
+		next := func(rooms ...contracts.RoomID) *asked {
+			t.Helper()
+			q := w.worker.next(t, opHeads)
+			slices.Sort(rooms)
+			if !slices.Equal(slices.Sorted(slices.Values(q.heads)), rooms) || !q.partly {
+				t.Fatalf("asked for the heads of %v, partly %t, instead of %v", q.heads, q.partly, rooms)
+			}
+			return q
+		}
+		w.ear.receiver.Up(lane.Group())
+		next(lobby, late).answer(rpc.ErrTimeout)
+		q := next(lobby, late)
+		reply := contracts.Reply{Epoch: 1, Unsettled: []contracts.RoomID{late}, Heads: make([]contracts.Head, 2)}
+		reply.Heads[slices.Index(q.heads, lobby)].Seq = 11
+		q.answer(reply)
+		w.repair(t, 11, 11).entries(11, 11)
+		c.entry(11)
+		next(late).answer(contracts.Reply{Epoch: 1, Heads: []contracts.Head{{Seq: 21}}})
+		w.repair(t, 21, 21).entries(21, 21)
+		d.entry(21)
 	})
 }
 

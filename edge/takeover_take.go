@@ -201,7 +201,7 @@ func (t *taker) prepare(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	s.hub.askHeads(func(contracts.Lane) bool { return true })
+	s.hub.askHeads(func(*room) bool { return true })
 	if err := t.link.send(msgReady, nil); err != nil {
 		return err
 	}

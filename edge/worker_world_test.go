@@ -16,6 +16,7 @@ import (
 type asked struct {
 	contracts.Command
 	heads  []contracts.RoomID // of a question to a dispatcher
+	partly bool               // of one
 	answer func(any)          // with an Answer, a Reply or an error, once
 }
 
@@ -119,7 +120,7 @@ func (w *worker) Ask(_ string, body []byte, timeout time.Duration, done func([]b
 		if err := json.Unmarshal(body, &question); err != nil {
 			panic(err)
 		}
-		op, q.heads = opHeads, question.Heads
+		op, q.heads, q.partly = opHeads, question.Heads, question.Partly
 	}
 	w.mu.Lock()
 	script := w.scripts[op]
