@@ -387,6 +387,9 @@ func testJournalAlive(t *testing.T, s *journalSuite) {
 		t.Errorf("alive since %v, before it was made", began.Sub(at))
 	}
 	r.waitOwned(s.Partitions)
+	if r.consumer.Alive().IsZero() {
+		t.Error("owns partitions before the group has confirmed it")
+	}
 	first := awaitAlive(t, r.consumer, began)
 	second := awaitAlive(t, r.consumer, first)
 	if now := time.Now(); second.After(now) {

@@ -123,19 +123,23 @@ func NewConsumer(cfg Config, group string, owner Owner, log *slog.Logger) (*Kafk
 func (c *KafkaConsumer) beat() {
 	every := c.cfg.heartbeat()
 	for pause(c.ctx, every) == nil {
-		id, generation := c.member.GroupMetadata()
-		if id == "" || generation < 0 {
-			continue
-		}
-		req := kmsg.NewPtrHeartbeatRequest()
-		req.Group, req.MemberID, req.Generation = c.group, id, generation
-		sent := time.Now()
-		ctx, cancel := context.WithTimeout(c.ctx, c.cfg.SessionTimeout/2)
-		resp, err := req.RequestWith(ctx, c.member)
-		cancel()
-		if err == nil && (resp.ErrorCode == 0 || resp.ErrorCode == kerr.RebalanceInProgress.Code) {
-			c.alive.Store(sent.UnixNano())
-		}
+		c.confirm(c.member, c.cfg.SessionTimeout/2)
+	}
+}
+
+func (c *KafkaConsumer) confirm(member *kgo.Client, within time.Duration) {
+	id, generation := member.GroupMetadata()
+	if id == "" || generation < 0 {
+		return
+	}
+	req := kmsg.NewPtrHeartbeatRequest()
+	req.Group, req.MemberID, req.Generation = c.group, id, generation
+	sent := time.Now()
+	ctx, cancel := context.WithTimeout(c.ctx, within)
+	defer cancel()
+	resp, err := req.RequestWith(ctx, member)
+	if err == nil && (resp.ErrorCode == 0 || resp.ErrorCode == kerr.RebalanceInProgress.Code) {
+		c.alive.Store(sent.UnixNano())
 	}
 }
 

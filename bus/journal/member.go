@@ -63,8 +63,12 @@ func (c *KafkaConsumer) post(e event) {
 	}
 }
 
-func (c *KafkaConsumer) onAssigned(_ context.Context, _ *kgo.Client, m map[string][]int32) {
+// onAssigned may be called before NewConsumer has its client.
+func (c *KafkaConsumer) onAssigned(_ context.Context, member *kgo.Client, m map[string][]int32) {
 	if ps := m[c.topic]; len(ps) > 0 {
+		if c.alive.Load() == 0 {
+			c.confirm(member, c.cfg.heartbeat()) // else its owner could do nothing with them before the next beat
+		}
 		c.post(event{kind: assigned, partitions: ps})
 	}
 }
