@@ -95,6 +95,18 @@ func TestComparesFloors(t *testing.T) {
 	}
 }
 
+// TestPathRefuses: what lies behind the edges is compared with nothing else.
+func TestPathRefuses(t *testing.T) {
+	for _, args := range [][]string{{"-cases", "log-hop,pairs"}, {"-cases", "history", "-servers", "some"}, {"-cases", "history", "-servers", "real"}} {
+		for _, name := range []string{"NATS_URL", "REDIS_URL", "KAFKA_BROKERS", "MONGODB_URI"} {
+			t.Setenv(name, "")
+		}
+		if err := run(t.Context(), args, &strings.Builder{}); err == nil {
+			t.Errorf("%v has no error", args)
+		}
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
