@@ -16,6 +16,7 @@ const (
 	maxCrowds     = 10_000          // rooms that wait for their next number
 	rosterTimeout = time.Second     // for a join's entry in the roster
 	listed        = crowd           // people in the reply to presence
+	eventTimeout  = 2 * time.Second // for publishing an ephemeral event
 )
 
 // presence lists who listens to a room.
@@ -127,7 +128,8 @@ func (w *Worker) publish(ctx context.Context, events ...event) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	w.metrics.eventsLost.Add(float64(w.outbox.publish(ctx, messages)))
+	lost, _ := w.outbox.Send(ctx, messages)
+	w.metrics.eventsLost.Add(float64(lost))
 }
 
 // crowds tells the numbers of large rooms: at most one in crowdPause, over all workers, and always a last one after

@@ -169,7 +169,7 @@ type Worker struct {
 	members   *members
 	crowds    *crowds
 	news      *news
-	outbox    *outbox
+	outbox    *fanout.Gather[fanout.Message]
 	telling   telling
 	sends     *sendRates[contracts.UserID]
 	roomSends *sendRates[contracts.RoomID]
@@ -214,7 +214,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.members = newMembers(w.background, deps.Store, &w.running, w.log, w.metrics, cfg.MaxMemberWrites)
 	w.crowds = newCrowds(w)
 	w.news = newNews(w)
-	w.outbox = newOutbox(w.background, deps.Publisher)
+	w.outbox = fanout.GatherMessages(w.background, deps.Publisher)
 	w.telling = newTelling()
 	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
 	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)
