@@ -156,7 +156,7 @@ func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []ou
 		for i, o := range batch {
 			entries[i] = recent.Entry{Room: o.room.id, Epoch: epoch, Seq: o.seq, JSON: o.body}
 		}
-		if err := d.deps.Recent.Append(ctx, entries); err != nil {
+		if _, err := d.entries.Send(ctx, entries); err != nil {
 			d.redis(err)
 			d.metrics.publishErrors.Inc()
 		}
@@ -171,7 +171,8 @@ func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []ou
 	for _, l := range lanes {
 		out = append(out, fanout.Message{Lane: l, Body: contracts.AppendEnvelope(nil, &contracts.Envelope{Kind: contracts.EnvelopeEpoch, Epoch: epoch})})
 	}
-	return d.deps.Publisher.Publish(ctx, out)
+	_, err := d.messages.Send(ctx, out)
+	return err
 }
 
 // messages makes one message per lane of the entries, in order, and behind them those of the heads.

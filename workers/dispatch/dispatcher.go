@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 )
@@ -42,6 +44,10 @@ type Dispatcher struct {
 	consumer  atomic.Pointer[journal.Consumer]
 	redisAway atomic.Bool    // the last publication failed
 	jobs      sync.WaitGroup // started by the actor
+
+	// Set before the actor begins. Partitions that have something to tell at the same time share its round trips.
+	messages *fanout.Gather[fanout.Message]
+	entries  *fanout.Gather[recent.Entry]
 
 	// Owned by the actor.
 	bg           context.Context // the jobs' context: partitions derive theirs from it
@@ -112,6 +118,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	d.bg = bg
+	d.messages = fanout.GatherMessages(bg, d.deps.Publisher)
+	d.entries = fanout.NewGather(bg, fanout.IsSharded(d.deps.Publisher),
+		func(e recent.Entry) contracts.Lane { return contracts.LaneOf(e.Room) }, func(e recent.Entry) int { return len(e.JSON) }, d.deps.Recent.Append)
 	quit := make(chan struct{})
 	go d.act(quit)
 	err = d.consume(ctx)
