@@ -99,7 +99,7 @@ type loop struct {
 
 // poller is what tells a loop that something happened.
 type poller interface {
-	// wake makes wait return; it may be called from any goroutine.
+	// wake makes wait return; it may be called from any goroutine, also after close.
 	wake()
 	// wait blocks until something happened or d passed, and handles what happened to sockets.
 	wait(d time.Duration)
@@ -147,11 +147,12 @@ func (l *loop) post(items ...item) bool {
 	if len(l.inbox) >= maxInbox || l.bytes >= maxInboxBytes {
 		l.crowded.Store(true)
 	}
-	if !l.awake {
-		l.awake = true
-		l.poll.wake() // it never blocks; behind the lock it could ring a descriptor that end has freed for somebody else
-	}
+	rings := !l.awake
+	l.awake = true
 	l.mu.Unlock()
+	if rings {
+		l.poll.wake()
+	}
 	return true
 }
 

@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -23,7 +24,9 @@ type parker struct {
 	events []unix.EpollEvent
 	got    int                // events that the last poll took
 	poll   func(uintptr) bool // takes what events there are and reports whether there are any
-	until  time.Time          // file's deadline
+	until  time.Time          // file's deadline, unless wake has moved it
+	parked atomic.Bool        // the goroutine waits, or is about to
+	woken  atomic.Bool        // it is not to wait
 }
 
 // init takes over fd, the descriptor of an epoll instance.
@@ -50,9 +53,11 @@ func (p *parker) init(fd, most int) (err error) {
 
 func (p *parker) close() { _ = p.file.Close() }
 
-// wait returns the events there are, or waits for some, until d has passed or earlier. The result is valid until the next call.
+// wait returns the events there are, or waits for some, until d has passed, wake was called, or earlier. The result is
+// valid until the next call.
 func (p *parker) wait(d time.Duration) []unix.EpollEvent {
-	if p.poll(0); p.got > 0 || d <= 0 {
+	if d <= 0 {
+		p.poll(0)
 		return p.events[:p.got]
 	}
 	// A deadline costs something to set, so one that is earlier stays.
@@ -60,11 +65,29 @@ func (p *parker) wait(d time.Duration) []unix.EpollEvent {
 		p.until = now.Add(d)
 		_ = p.file.SetReadDeadline(p.until)
 	}
-	if p.raw.Read(p.poll) != nil { // the deadline has passed
-		return nil
+	p.parked.Store(true)
+	// Either woken is seen here, or parked by wake, which then ends the waiting.
+	quiet := p.woken.Load() || p.raw.Read(p.poll) != nil
+	p.parked.Store(false)
+	if quiet {
+		p.until = time.Time{} // it has passed, or wake may have moved it
+		p.woken.Store(false)
+		p.poll(0)
 	}
 	return p.events[:p.got]
 }
+
+// wake makes wait return, this time or the next; it may be called from any goroutine and never blocks. It lets the
+// deadline pass, for which the kernel need not be asked: an eventfd costs a system call, and hands the loop to whichever
+// thread waits for descriptors.
+func (p *parker) wake() {
+	p.woken.Store(true)
+	if p.parked.Load() {
+		_ = p.file.SetReadDeadline(past)
+	}
+}
+
+var past = time.Unix(1, 0)
 
 func rawPoll(fd int, events []unix.EpollEvent) int {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
@@ -72,6 +95,11 @@ func rawPoll(fd int, events []unix.EpollEvent) int {
 		return 0 // EINTR
 	}
 	return int(n)
+}
+
+func rawControl(epoll, op, fd int, ev *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
+	return errno
 }
 
 // rawAccept is accept4 without the peer's address, which unix.Accept4 asks the kernel about twice.
@@ -90,10 +118,5 @@ func rawReceive(fd int, b []byte) (n int, errno unix.Errno) {
 
 func rawSend(fd int, b []byte) (n int, errno unix.Errno) {
 	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
-	return int(r), errno
-}
-
-func rawWrite(fd int, b []byte) (n int, errno unix.Errno) {
-	r, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(r), errno
 }

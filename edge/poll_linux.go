@@ -19,20 +19,15 @@ import (
 // that was closed and given out again meets nobody.
 const connEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 
-// Places in the event data that are no connections.
-const (
-	placeWake   = -1
-	placeListen = -2
-)
+// placeListen stands in the event data for the listening descriptor.
+const placeListen = -1
 
 // acceptBatch is how many connections are accepted before others get their turn.
 const acceptBatch = 128
 
 type epoll struct {
 	parker
-	loop   *loop
-	wakeFD int
-
+	loop    *loop
 	listen  int // -1: none
 	pausing time.Time
 }
@@ -46,26 +41,11 @@ func newPoller(l *loop) (poller, error) {
 	if err := p.init(fd, 256); err != nil {
 		return nil, err
 	}
-	p.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		p.parker.close()
-		return nil, fmt.Errorf("create an eventfd: %w", err)
-	}
-	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, p.wakeFD, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: placeWake}); err != nil {
-		p.close()
-		return nil, fmt.Errorf("watch the eventfd: %w", err)
-	}
 	return p, nil
-}
-
-func (p *epoll) wake() {
-	one := [8]byte{1}
-	_, _ = rawWrite(p.wakeFD, one[:])
 }
 
 func (p *epoll) close() {
 	p.unlisten()
-	_ = unix.Close(p.wakeFD)
 	p.parker.close()
 }
 
@@ -82,7 +62,6 @@ func (p *epoll) wait(d time.Duration) {
 	for i := range events {
 		ev := &events[i]
 		switch ev.Fd {
-		case placeWake: // edge-triggered, so that it need not be read: each write rings
 		case placeListen:
 			p.accept()
 		default:
@@ -156,14 +135,14 @@ func (p *epoll) accept() {
 func (p *epoll) adopt(c *conn, fd int) error {
 	c.fd = int32(fd)
 	ev := unix.EpollEvent{Events: connEvents, Fd: c.place, Pad: p.loop.seats[c.place].generation}
-	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err := rawControl(p.fd, unix.EPOLL_CTL_ADD, fd, &ev); err != 0 {
 		return fmt.Errorf("watch a connection: %w", err)
 	}
 	return nil
 }
 
 // release stops watching c's descriptor, which belongs to the caller from now on.
-func (p *epoll) release(c *conn) { _ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil) }
+func (p *epoll) release(c *conn) { _ = rawControl(p.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil) }
 
 // errAgain: the socket takes or gives nothing at the moment.
 var errAgain = errors.New("socket not ready")
