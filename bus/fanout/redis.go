@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"github.com/parley-chat/parley/bus/rawconn"
 	"github.com/parley-chat/parley/contracts"
 )
 
@@ -41,7 +42,7 @@ func Connect(url string) (redis.UniversalClient, error) {
 	opt.Protocol = 2
 	opt.DisableIdentity = true
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	opt.Dialer = refuseRedial(redis.NewDialer(opt))
+	opt.Dialer = refuseRedial(raw(redis.NewDialer(opt)))
 	if !cluster {
 		return redis.NewClient(opt), nil
 	}
@@ -92,6 +93,16 @@ func refuseRedial(dial dialer) dialer {
 			return nil, errRedial
 		}
 		return dial(ctx, network, addr)
+	}
+}
+
+func raw(dial dialer) dialer {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return rawconn.Wrap(nc), nil
 	}
 }
 

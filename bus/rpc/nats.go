@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/parley-chat/parley/bus/rawconn"
 )
 
 const (
@@ -102,6 +105,8 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	}
 	if cfg.InProcess != nil {
 		opts = append(opts, nats.InProcessServer(cfg.InProcess))
+	} else {
+		opts = append(opts, nats.SetCustomDialer(dialer{}))
 	}
 	conn, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
@@ -123,6 +128,17 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+type dialer struct{}
+
+// Dial implements nats.CustomDialer.
+func (dialer) Dial(network, address string) (net.Conn, error) {
+	nc, err := net.DialTimeout(network, address, connectTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return rawconn.Wrap(nc), nil
 }
 
 const inThisProcess = "in this process"
