@@ -66,6 +66,8 @@ type asker struct {
 
 	// crowded: so many wait that clients are to be read from more slowly.
 	crowded atomic.Bool
+	// ending: the edge stops, so that nobody need be told of workers that may stop as well.
+	ending atomic.Bool
 
 	mu      sync.Mutex // guards the rest
 	asking  int
@@ -176,10 +178,12 @@ func (a *asker) note(probe bool, err error) {
 	if !a.breaker.note(time.Now(), probe, failed) {
 		return
 	}
-	if a.breaker.open {
+	switch {
+	case a.ending.Load():
+	case a.breaker.open:
 		a.metrics.breakerOpen.Set(1)
 		a.log.Warn("workers do not answer: no more is asked of them for a while", "err", err)
-	} else {
+	default:
 		a.metrics.breakerOpen.Set(0)
 		a.log.Info("workers answer again")
 	}

@@ -184,6 +184,7 @@ func (s *Server) State() string { return s.asker.state() }
 // Shutdown stops accepting, lets requests finish for a while, closes every connection with 1012, or 4450 where it drains, and returns when all
 // are closed or ctx has ended.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.asker.ending.Store(true)
 	if !s.up.Swap(false) {
 		return nil
 	}

@@ -1,12 +1,15 @@
 package edge_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,6 +104,31 @@ func TestShutdownAtOnce(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
+}
+
+// TestShutdownBesideWorkers: where all stop together the edge warns of no workers that do not answer.
+func TestShutdownBesideWorkers(t *testing.T) {
+	log := &bytes.Buffer{} // the handler locks it, and nobody writes behind the stop
+	w := newWorld(t, false, func(_ *edge.Config, d *edge.Deps) { d.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	var all []*asked
+	c := w.connected()
+	for id := range 30 {
+		c.say(`{"id":%d,"op":"history","room":"a"}`, id+2)
+		all = append(all, w.worker.next(t, contracts.OpHistory))
+	}
+	down := make(chan error)
+	go func() { down <- w.server.Shutdown(context.Background()) }()
+	until(t, "the stop", func() bool { return w.server.Ready() != nil })
+	for _, q := range all {
+		q.answer(rpc.ErrNoServer)
+	}
+	_ = c.nc.Close()
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(log.String(), "workers") {
+		t.Errorf("it logged %s", log)
+	}
 }
 
 func TestShutdownWithoutStart(t *testing.T) {

@@ -211,13 +211,16 @@ func (t *taker) prepare(ctx context.Context) error {
 	return s.listenRaw(s.listener)
 }
 
+// ErrNoNATS is why a take-over did not begin.
+var ErrNoNATS = errors.New("NATS was not connected in time")
+
 // awaitWorkers waits until the workers can be asked: whoever came before could not be served.
 func (t *taker) awaitWorkers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, upTime)
 	defer cancel()
 	for !t.srv.ask.Up() {
 		if !wait(ctx, upPoll) {
-			return errors.New("NATS was not connected in time")
+			return ErrNoNATS
 		}
 	}
 	return nil

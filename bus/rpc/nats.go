@@ -79,7 +79,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	}
 	n := &NATS{
 		log:      log,
-		server:   serverName(cfg),
+		server:   cfg.Server(),
 		closed:   make(chan struct{}),
 		waiting:  newWaiting(),
 		inbox:    "_INBOX." + rand.Text() + ".",
@@ -146,12 +146,12 @@ const inThisProcess = "in this process"
 // errNoAnswer stands where the library keeps no reason: it forgets a refused connection while it tries others.
 var errNoAnswer = errors.New("no server accepts a connection")
 
-// serverName says where the broker is.
-func serverName(cfg Config) string {
-	if cfg.InProcess != nil {
+// Server says where the broker is, for people: without credentials.
+func (c Config) Server() string {
+	if c.InProcess != nil {
 		return inThisProcess
 	}
-	all := strings.Split(cfg.URL, ",")
+	all := strings.Split(cmp.Or(c.URL, nats.DefaultURL), ",")
 	for i, one := range all {
 		all[i] = withoutUser(one)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/ops"
 	"github.com/parley-chat/parley/edge"
@@ -26,6 +27,7 @@ type handing struct {
 // handover is an edge's part in it.
 type handover struct {
 	*handing
+	natsURL string
 	opsAddr string
 	ops     net.Listener // that was handed over
 }
@@ -74,13 +76,16 @@ func (h *handover) begin(ctx context.Context, e *edge.Server, cfg *edge.Config, 
 	if p := cfg.Predecessor; p != nil {
 		log.Info("taking over", "node", string(cfg.Node), "pid", p.PID(), "version", p.Version(), "connections", p.Connections())
 		r, err := e.TakeOver(ctx)
+		if errors.Is(err, edge.ErrNoNATS) {
+			return nil, fmt.Errorf("%w: %s", err, rpc.Config{URL: h.natsURL}.Server())
+		}
 		if err != nil {
 			return nil, err
 		}
 		if r.Alone {
 			log.Warn("the edge before died while it handed over; what it still had is lost", "connections", r.Connections)
 		}
-		log.Info("taken over", "connections", r.Connections, "rooms", r.Rooms, "took", r.Took.String(), "pause_p50", r.Pause50.String(), "pause_p999", r.Pause999.String(), "pause_max", r.PauseMax.String())
+		log.Info("taken over", "addr", e.Addr(), "connections", r.Connections, "rooms", r.Rooms, "took", r.Took.String(), "pause_p50", r.Pause50.String(), "pause_p999", r.Pause999.String(), "pause_max", r.PauseMax.String())
 	}
 	if h.Handover == "off" || h.Handover == "auto" && cfg.Portable {
 		return nil, nil

@@ -79,7 +79,7 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	if c.Port != 0 {
 		cfg.Listen = fmt.Sprintf(":%d", c.Port)
 	}
-	h := &handover{handing: &c.handing, opsAddr: c.Ops}
+	h := &handover{handing: &c.handing, natsURL: c.NATSURL, opsAddr: c.Ops}
 	cfg.Names, cfg.Partitions, cfg.Version = c.names(), c.Partitions, version()
 	if err := h.call(ctx, &cfg, c.Node); err != nil {
 		return err
@@ -97,7 +97,9 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	return r.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
 		return wire.Edge(set, cfg, page(), fx.Populate(&e), fx.Invoke(func(lc fx.Lifecycle) {
 			lc.Append(fx.Hook{OnStart: func(context.Context) error {
-				set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())
+				if cfg.Predecessor == nil { // it does not yet
+					set.Log.Info("edge listens", "node", string(node), "addr", e.Addr())
+				}
 				return nil
 			}})
 		}))
