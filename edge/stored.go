@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 	"slices"
@@ -73,7 +74,7 @@ func (c *conn) logged(st *storing, ok json.RawMessage) {
 	if c.state != stateReady {
 		return
 	}
-	st.ok = ok
+	st.ok = bytes.Clone(ok) // it may have come with many others
 	if st.key.IsZero() {
 		var made contracts.SendOK
 		if json.Unmarshal(ok, &made) == nil {

@@ -53,6 +53,7 @@ type NATS struct {
 	inbox   string // prefix of the reply subjects
 	replies chan *nats.Msg
 	done    chan struct{} // closed when the goroutine of the replies has ended
+	answers *bundles      // what this one serves
 
 	maxPayload atomic.Int64
 	closing    atomic.Bool
@@ -113,6 +114,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		return nil, fmt.Errorf("connect to nats: %w", err)
 	}
 	n.conn = conn
+	n.answers = newBundles(conn.Publish)
 	if conn.IsConnected() {
 		n.maxPayload.Store(conn.MaxPayload())
 	} else {
@@ -123,6 +125,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		return nil, fmt.Errorf("subscribe to the replies: %w", err)
 	}
 	go n.receive()
+	go n.answers.run()
 	if err := n.settle(); err != nil {
 		_ = n.Close()
 		return nil, err
@@ -191,7 +194,7 @@ func (n *NATS) Ask(subject string, body []byte, timeout time.Duration, done func
 		return
 	}
 	var b [64]byte
-	reply := string(strconv.AppendUint(append(b[:0], n.inbox...), id, 36))
+	reply := string(strconv.AppendUint(append(append(b[:0], n.inbox...), bundleMark...), id, 36))
 	if err := n.conn.PublishRequest(subject, reply, body); err != nil {
 		answer := ErrDown
 		if errors.Is(err, nats.ErrMaxPayload) {
@@ -208,7 +211,14 @@ func (n *NATS) receive() {
 		if m == nil {
 			return
 		}
-		id, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, n.inbox), 36, 64)
+		token := strings.TrimPrefix(m.Subject, n.inbox)
+		if token == bundleMark {
+			if err := unbundle(m.Data, func(id uint64, answer []byte) { n.waiting.end(id, answer, nil) }); err != nil {
+				n.log.Warn("a server's answers could not be read", "err", err) // their askers run into their timeouts
+			}
+			continue
+		}
+		id, err := strconv.ParseUint(strings.TrimPrefix(token, bundleMark), 36, 64)
 		if err != nil {
 			continue
 		}
@@ -231,6 +241,7 @@ func (n *NATS) Up() bool { return n.conn.IsConnected() }
 func (n *NATS) Close() error {
 	n.closeOnce.Do(func() {
 		n.closing.Store(true)
+		n.answers.stop() // what was answered before is sent
 		n.conn.Close()
 		<-n.closed
 		n.replies <- nil

@@ -5,6 +5,7 @@ package rpc_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -355,5 +356,62 @@ func TestDiscovery(t *testing.T) {
 	}
 	if err := reference.Stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A bare connection stands in for an asker and a server that know nothing of bundles.
+func TestWithoutBundles(t *testing.T) {
+	n := broker(t)
+	old, err := nats.Connect("", nats.InProcessServer(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(old.Close)
+	c := connect(t, rpc.Config{InProcess: n})
+	echo := func(r rpc.Request) { r.Answer(r.Body) }
+	if _, err := c.Serve(rpc.Service{Name: "s", Version: "1.0.0", Endpoints: []rpc.Endpoint{{Name: "e", Subject: "new", Handler: echo}}}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := old.Request("new", []byte("hello"), 10*time.Second); err != nil || string(m.Data) != "hello" {
+		t.Errorf("the old asker got %v, %v", m, err)
+	}
+	if _, err := old.Subscribe("old", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	c.Ask("old", []byte("hello"), 10*time.Second, func(b []byte, err error) { got <- fmt.Sprint(string(b), err) })
+	if got := <-got; got != "hello<nil>" {
+		t.Errorf("the old server's answer arrived as %s", got)
+	}
+}
+
+// What was answered before Close reaches its askers.
+func TestAnswersBeforeClose(t *testing.T) {
+	n := broker(t)
+	server, client := connect(t, rpc.Config{InProcess: n}), connect(t, rpc.Config{InProcess: n})
+	const asked = 100
+	requests := make(chan rpc.Request, asked)
+	if _, err := server.Serve(rpc.Service{Name: "s", Version: "1.0.0", Endpoints: []rpc.Endpoint{
+		{Name: "e", Subject: "e", Handler: func(r rpc.Request) { requests <- r }},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, asked)
+	for range asked {
+		client.Ask("e", nil, 10*time.Second, func(_ []byte, err error) { got <- err })
+	}
+	for range asked {
+		(<-requests).Answer(nil)
+	}
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range asked {
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
 	}
 }

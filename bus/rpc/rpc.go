@@ -21,8 +21,9 @@ var (
 // Client asks. It is safe for concurrent use.
 type Client interface {
 	// Ask sends body to subject and calls done exactly once: with the reply, or with one of the errors above. It
-	// never blocks on the network. done may run on any goroutine, must not block, and may keep reply. No goroutine or
-	// timer exists per waiting request. Ask keeps no reference to body after it returns.
+	// never blocks on the network. done may run on any goroutine, must not block, and may keep reply, with which it keeps the
+	// memory of those that came with it, at most 64 KiB. No goroutine or timer exists per waiting request. Ask keeps no
+	// reference to body after it returns.
 	Ask(subject string, body []byte, timeout time.Duration, done func(reply []byte, err error))
 	// MaxPayload is the broker's limit for one request or reply, in bytes.
 	MaxPayload() int

@@ -98,22 +98,22 @@ func (n *NATS) startEndpoint(e Endpoint, queue string) (*endpoint, error) {
 	n.mu.Lock()
 	n.endpoints[ep] = struct{}{}
 	n.mu.Unlock()
-	go ep.run()
+	go ep.run(n.answers)
 	return ep, nil
 }
 
-func (e *endpoint) run() {
+func (e *endpoint) run(answers *bundles) {
 	defer close(e.done)
 	for m := range e.requests {
 		if m == nil {
 			return
 		}
-		e.Handler(Request{Subject: m.Subject, Body: m.Data, Answer: e.answer(m)})
+		e.Handler(Request{Subject: m.Subject, Body: m.Data, Answer: e.answer(m, answers)})
 	}
 }
 
 // answer makes a request's Answer.
-func (e *endpoint) answer(m *nats.Msg) func(reply []byte) {
+func (e *endpoint) answer(m *nats.Msg, answers *bundles) func(reply []byte) {
 	began := time.Now()
 	var answered atomic.Bool
 	return func(reply []byte) {
@@ -125,12 +125,19 @@ func (e *endpoint) answer(m *nats.Msg) func(reply []byte) {
 		if m.Reply == "" {
 			return
 		}
-		if err := m.Respond(reply); err != nil {
-			text := err.Error()
-			e.refused.Add(1)
-			e.lastErr.Store(&text)
+		if to, id, ok := bundled(m.Reply); ok && len(reply) < aloneBytes {
+			answers.add(e, to, id, reply)
+		} else if err := m.Respond(reply); err != nil {
+			e.fail(err)
 		}
 	}
+}
+
+// fail notes that an answer could not be sent.
+func (e *endpoint) fail(err error) {
+	text := err.Error()
+	e.refused.Add(1)
+	e.lastErr.Store(&text)
 }
 
 // stop unsubscribes, lets the handler see what has arrived and waits for it.

@@ -1,0 +1,146 @@
+package rpc
+
+import (
+	"encoding/binary"
+	"errors"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Answers that are ready at the same time travel in one message: it costs an asker about as much to be woken by one as
+// to take twenty. Who understands that says so in its reply subjects, whose last token is bundleMark and the question's
+// number in base 36. The bundle goes to bundleMark alone, and is any number of
+//
+//	uvarint number, uvarint length, answer
+//
+// A server of before answers each on its own subject, and so are askers of before, whose numbers have no mark.
+const (
+	bundleMark  = "-"
+	bundleBytes = 32 << 10 // from which on a bundle is sent at once
+	aloneBytes  = 16 << 10 // from which on an answer travels alone
+)
+
+var errBundle = errors.New("malformed bundle of answers")
+
+// bundles holds the answers that are ready until run gets its turn to send them.
+type bundles struct {
+	send func(subject string, body []byte) error
+	bell chan struct{} // 1: something is ready
+	quit chan struct{}
+	done chan struct{} // closed when run has returned
+
+	mu    sync.Mutex // guards ready
+	ready map[string]*bundle
+}
+
+// bundle is what goes to one asker.
+type bundle struct {
+	body []byte
+	from []*endpoint // of each answer
+}
+
+func newBundles(send func(string, []byte) error) *bundles {
+	return &bundles{
+		send: send, bell: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}), ready: make(map[string]*bundle),
+	}
+}
+
+// bundled reads a reply subject: where the bundles of its asker go, and the number of the question.
+func bundled(reply string) (to string, id uint64, ok bool) {
+	at := strings.LastIndexByte(reply, '.') + 1
+	number, ok := strings.CutPrefix(reply[at:], bundleMark)
+	if !ok {
+		return "", 0, false
+	}
+	id, err := strconv.ParseUint(number, 36, 64)
+	return reply[:at+len(bundleMark)], id, err == nil
+}
+
+// add takes an answer of e.
+func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) {
+	b.mu.Lock()
+	first := len(b.ready) == 0
+	one := b.ready[to]
+	if one == nil {
+		one = &bundle{}
+		b.ready[to] = one
+	}
+	one.body = binary.AppendUvarint(one.body, id)
+	one.body = binary.AppendUvarint(one.body, uint64(len(answer)))
+	one.body = append(one.body, answer...)
+	one.from = append(one.from, e)
+	full := len(one.body) >= bundleBytes
+	if full {
+		delete(b.ready, to)
+	}
+	b.mu.Unlock()
+	switch {
+	case full:
+		b.sendOne(to, one)
+	case first:
+		select {
+		case b.bell <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run sends what is ready until stop.
+func (b *bundles) run() {
+	defer close(b.done)
+	for {
+		select {
+		case <-b.bell:
+			runtime.Gosched() // whoever can run now may have an answer too; where nobody can, it costs nothing
+			b.flush()
+		case <-b.quit:
+			return
+		}
+	}
+}
+
+// flush sends what is ready.
+func (b *bundles) flush() {
+	b.mu.Lock()
+	ready := b.ready
+	b.ready = make(map[string]*bundle)
+	b.mu.Unlock()
+	for to, one := range ready {
+		b.sendOne(to, one)
+	}
+}
+
+func (b *bundles) sendOne(to string, one *bundle) {
+	if err := b.send(to, one.body); err != nil {
+		for _, e := range one.from {
+			e.fail(err)
+		}
+	}
+}
+
+// stop sends what is ready; nothing is sent from then on.
+func (b *bundles) stop() {
+	close(b.quit)
+	<-b.done
+	b.flush()
+}
+
+// unbundle calls take with each answer of a bundle, whose memory they share, until one cannot be read.
+func unbundle(body []byte, take func(id uint64, answer []byte)) error {
+	for len(body) > 0 {
+		id, n := binary.Uvarint(body)
+		if n <= 0 {
+			return errBundle
+		}
+		size, m := binary.Uvarint(body[n:])
+		if m <= 0 || size > uint64(len(body)-n-m) {
+			return errBundle
+		}
+		start, end := n+m, n+m+int(size)
+		take(id, body[start:end:end])
+		body = body[end:]
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package rpc_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parley-chat/parley/bus/rpc"
+)
+
+// Answers that are ready together are one message for each asker; a large bundle does not wait.
+func TestBundles(t *testing.T) {
+	var sent []string
+	add, flush := rpc.Bundles(func(subject string, body []byte) error {
+		one := subject
+		if err := rpc.Unbundle(body, func(id uint64, answer []byte) { one += fmt.Sprintf(" %d:%.5s", id, answer) }); err != nil {
+			t.Error(err)
+		}
+		sent = append(sent, one)
+		return nil
+	})
+	wantSent := func(want ...string) {
+		t.Helper()
+		slices.Sort(sent)
+		if diff := cmp.Diff(want, sent); diff != "" {
+			t.Error(diff)
+		}
+		sent = nil
+	}
+	add("_INBOX.a.-1", []byte("one"))
+	add("_INBOX.b.-1", []byte("other"))
+	add("_INBOX.a.-z", nil)
+	wantSent()
+	flush()
+	wantSent("_INBOX.a.- 1:one 35:", "_INBOX.b.- 1:other")
+	flush()
+	wantSent()
+	for i := range 3 {
+		add(fmt.Sprintf("_INBOX.a.-%d", i), bytes.Repeat([]byte("long "), 2500))
+	}
+	wantSent("_INBOX.a.- 0:long  1:long  2:long ")
+	for _, reply := range []string{"_INBOX.a.1", "_INBOX.a.-", "_INBOX.a.-?", "reply", ""} {
+		if add(reply, nil) {
+			t.Errorf("the asker of %q was taken for one of bundles", reply)
+		}
+	}
+}
+
+func FuzzUnbundle(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{1, 3, 'o', 'n', 'e', 35, 0})
+	f.Add([]byte{1, 4, 'o', 'n', 'e'})
+	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		size := 0
+		_ = rpc.Unbundle(body, func(_ uint64, answer []byte) { size += len(answer) + 2 })
+		if size > len(body) {
+			t.Errorf("%d bytes out of %d", size, len(body))
+		}
+	})
+}
