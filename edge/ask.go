@@ -76,28 +76,40 @@ type asker struct {
 	breaker breaker
 }
 
-func (a *asker) ask(q question) {
+func (a *asker) ask(q question) { a.askAll([]question{q}) }
+
+// askAll asks several questions in their order; those that may be sent now leave together. It uses qs as scratch.
+func (a *asker) askAll(qs []question) {
+	send := qs[:0]
 	a.mu.Lock()
-	ok, probe := a.breaker.allow(time.Now())
-	waiting := len(a.waiting)
-	switch {
-	case !ok:
-		a.mu.Unlock()
-		a.refuse(&q, limitBreaker, errBroken)
-	case !probe && waiting >= min(maxAsking, q.patience()*a.crowd()):
-		a.mu.Unlock()
-		a.refuse(&q, limitAsking, errOverloaded)
-	case !probe && (a.asking >= a.limit || waiting > 0):
-		a.waiting = append(a.waiting, q)
-		if waiting+1 >= a.crowd() {
-			a.crowded.Store(true)
+	now := time.Now()
+	for i := range qs {
+		q := qs[i]
+		ok, probe := a.breaker.allow(now)
+		waiting := len(a.waiting)
+		switch {
+		case !ok:
+			a.mu.Unlock()
+			a.refuse(&q, limitBreaker, errBroken)
+			a.mu.Lock()
+		case !probe && waiting >= min(maxAsking, q.patience()*a.crowd()):
+			a.mu.Unlock()
+			a.refuse(&q, limitAsking, errOverloaded)
+			a.mu.Lock()
+		case !probe && (a.asking >= a.limit || waiting > 0):
+			a.waiting = append(a.waiting, q)
+			if waiting+1 >= a.crowd() {
+				a.crowded.Store(true)
+			}
+		default:
+			q.probe = probe
+			a.asking++
+			send = append(send, q)
 		}
-		a.mu.Unlock()
-	default:
-		q.probe = probe
-		a.asking++
-		a.mu.Unlock()
-		a.send(q)
+	}
+	a.mu.Unlock()
+	for i := range send {
+		a.send(send[i])
 	}
 }
 

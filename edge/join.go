@@ -93,7 +93,7 @@ func (c *conn) askJoin(j *joining) {
 	j.tries++
 	j.passed, j.known = s.hub.passed(j.lc.room)
 	conn, user, passed, known, req := c.id, &c.user, j.passed, j.known, &j.req
-	s.asker.ask(question{
+	l.ask(question{
 		subject:  s.subject(contracts.OpJoin, req.room),
 		deadline: j.deadline,
 		body: func(dst []byte, left time.Duration) []byte {

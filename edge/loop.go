@@ -21,6 +21,8 @@ const (
 	roundWrites = 256
 	// flushBytes is the most that is put together for one write.
 	flushBytes = 256 << 10
+	// maxAsks is how many questions wait for the end of the round's input, at most.
+	maxAsks = 32
 	// maxInbox and maxInboxBytes are what may wait in a loop's inbox before rooms hand over no more: events are dropped, and
 	// entries are read again once there is room. What connections asked for is bounded by what they may ask.
 	maxInbox      = 16 << 10
@@ -74,15 +76,16 @@ type loop struct {
 	held     int     // connections
 	born     int32   // the first generation of a seat
 	locals   map[contracts.RoomID]*local
-	dirty    []*local  // rooms with something to write, the longest waiting first
-	due      []posting // messages that are to be asked about at the end of the round's input
-	wrote    int       // system calls of deliveries in this round
-	puts     int       // all of this round's
-	round    uint32    // counts them
-	owed     []owing   // replies that are not written yet
-	scrap    [][]byte  // memory for more of them
-	again    []*conn   // readable, not read to the end
-	stuck    []*conn   // output waits; see output.place
+	dirty    []*local   // rooms with something to write, the longest waiting first
+	due      []posting  // messages that are to be asked about at the end of the round's input
+	asks     []question // what is to be asked then; pumpAll puts what is due behind it
+	wrote    int        // system calls of deliveries in this round
+	puts     int        // all of this round's
+	round    uint32     // counts them
+	owed     []owing    // replies that are not written yet
+	scrap    [][]byte   // memory for more of them
+	again    []*conn    // readable, not read to the end
+	stuck    []*conn    // output waits; see output.place
 	buf      []byte
 	object   contracts.Object  // scratch for the request that is being read
 	out      []byte            // scratch for frames that are written at once
@@ -174,11 +177,11 @@ func (l *loop) run() {
 	}
 }
 
-// end closes the inbox if nothing is in it.
+// end closes the inbox if nothing is in it or left to ask.
 func (l *loop) end() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.inbox) > 0 {
+	if len(l.inbox) > 0 || len(l.asks) > 0 {
 		return false
 	}
 	l.ended = true
@@ -227,6 +230,7 @@ func (l *loop) work() {
 		}
 	}
 	l.pumpAll()
+	l.askAll()
 	l.deliver()
 	l.relieve()
 	clear(items)
@@ -234,7 +238,7 @@ func (l *loop) work() {
 		items = nil
 	}
 	l.spare = items
-	l.more = len(l.dirty) > 0 || len(l.due) > 0
+	l.more = len(l.dirty) > 0 || len(l.due) > 0 || len(l.asks) > 0
 	if len(items) > 0 {
 		// What arrived meanwhile found awake set and woke nobody.
 		l.mu.Lock()
@@ -242,6 +246,23 @@ func (l *loop) work() {
 		l.more = l.more || l.awake
 		l.mu.Unlock()
 	}
+}
+
+// ask asks a question at the end of the round's input, with what else is asked by then: the broker's client then writes
+// once for all of them.
+func (l *loop) ask(q question) {
+	if l.asks = append(l.asks, q); len(l.asks) >= maxAsks {
+		l.askAll()
+	}
+}
+
+func (l *loop) askAll() {
+	if len(l.asks) == 0 {
+		return
+	}
+	l.srv.asker.askAll(l.asks)
+	clear(l.asks)
+	l.asks = l.asks[:0]
 }
 
 // deliver writes out what waits for the rooms, a part of it: what comes in the meantime for those that are left shares

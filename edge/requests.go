@@ -255,7 +255,7 @@ func (c *conn) ask(req *request, then func(*request, *contracts.Answer, *contrac
 	}
 	c.begin(weight)
 	conn, user := c.id, c.known()
-	s.asker.ask(question{
+	l.ask(question{
 		op:       r.op,
 		subject:  s.subject(r.op, r.room),
 		deadline: time.Now().Add(s.cfg.AskTime),

@@ -150,7 +150,7 @@ func (c *conn) pump(q *sends) {
 	}
 	s, l := c.loop.srv, c.loop
 	conn, user, room := c.id, &c.user, q.room
-	s.asker.ask(question{
+	l.ask(question{
 		subject:  s.subject(contracts.OpSend, room),
 		deadline: time.Now().Add(s.cfg.AskTime),
 		body: func(dst []byte, left time.Duration) []byte {

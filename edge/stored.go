@@ -194,7 +194,7 @@ func (c *conn) nextStoring() uint32 {
 func (c *conn) askStored(st *storing) {
 	s, l := c.loop.srv, c.loop
 	conn, user := c.id, &c.user
-	s.asker.ask(question{
+	l.ask(question{
 		subject:  s.subject(contracts.OpStatus, st.room),
 		deadline: time.Now().Add(s.cfg.AskTime),
 		body: func(dst []byte, left time.Duration) []byte {
