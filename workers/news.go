@@ -57,6 +57,7 @@ type news struct {
 type bulletin struct {
 	event presenceEvent
 	turn  bool // the event is paid for: the room is told when the timer ends
+	told  time.Time
 	timer *time.Timer
 }
 
@@ -82,6 +83,7 @@ func (n *news) tell(ctx context.Context, changed []*presenceEvent) {
 				b.timer = time.AfterFunc(delay, func() { n.pauseEnds(e.Room) })
 				continue
 			}
+			b.told = time.Now()
 			b.timer = time.AfterFunc(pauseOf(e.Count), func() { n.pauseEnds(e.Room) })
 		}
 		now = append(now, event{room: e.Room, body: e})
@@ -105,6 +107,12 @@ func (n *news) pauseEnds(room contracts.RoomID) {
 		return
 	}
 	if !b.turn {
+		// In a room that fills up more are to be told now than the pause was made for.
+		if left := pauseOf(e.Count) - time.Since(b.told); left > 0 {
+			b.timer.Reset(left)
+			n.mu.Unlock()
+			return
+		}
 		if delay := n.w.telling.turn(e.Count); delay > 0 {
 			b.turn = true
 			b.timer.Reset(delay)
@@ -112,7 +120,7 @@ func (n *news) pauseEnds(room contracts.RoomID) {
 			return
 		}
 	}
-	b.event, b.turn = newPresenceEvent(room), false
+	b.event, b.turn, b.told = newPresenceEvent(room), false, time.Now()
 	b.event.count(e.Count, e.order) // what was before it may come behind it
 	b.timer.Reset(pauseOf(e.Count))
 	n.w.running.begin()

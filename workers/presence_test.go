@@ -334,6 +334,38 @@ func TestPresenceOfManyAtOnce(t *testing.T) {
 	})
 }
 
+// TestPresenceWhileARoomFillsUp: the pause is as long as it must be for those who are there when it ends.
+func TestPresenceWhileARoomFillsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newWorld(t, nil)
+		last, joined := time.Now(), 0
+		for i := range 400 {
+			if i < 100 {
+				joinAs(f, contracts.UserID(fmt.Sprint("u", i)))
+			}
+			synctest.Wait()
+			for _, body := range f.told() {
+				var e struct {
+					Joined []contracts.Person
+					Count  int
+				}
+				if err := json.Unmarshal([]byte(body), &e); err != nil {
+					t.Fatal(err)
+				}
+				pause := time.Since(last)
+				if least := time.Duration(e.Count) * 25 * time.Millisecond; joined > 0 && pause < least {
+					t.Errorf("%d were told %v after the last event, want %v", e.Count, pause, least)
+				}
+				last, joined = time.Now(), joined+len(e.Joined)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if joined != 100 {
+			t.Errorf("told of %d who came, want 100", joined)
+		}
+	})
+}
+
 // TestPresenceWithinItsBudget: when people come into very many rooms at once, each room is told in its turn, of all who
 // came by then, and those who are told in a second are no more than the budget.
 func TestPresenceWithinItsBudget(t *testing.T) {
