@@ -59,6 +59,9 @@ func (n Names) Work(op Op, partition int32) string {
 // WorkAll is the pattern that a worker serves for op: every partition.
 func (n Names) WorkAll(op Op) string { return n.prefix() + ".v1.work." + string(op) + ".*" }
 
+// WorkGathered is the subject on which workers take many commands of all ops in one message.
+func (n Names) WorkGathered() string { return n.prefix() + ".v1.work.gathered" }
+
 // Dispatch is the subject on which the dispatcher that owns a partition answers.
 func (n Names) Dispatch(partition int32) string {
 	return n.prefix() + ".v1.dispatch." + strconv.Itoa(int(partition))

@@ -50,6 +50,7 @@ func TestNames(t *testing.T) {
 	tests := []struct{ got, want string }{
 		{n.Work(contracts.OpSend, 7), "parley.v1.work.send.7"},
 		{n.WorkAll(contracts.OpSend), "parley.v1.work.send.*"},
+		{n.WorkGathered(), "parley.v1.work.gathered"},
 		{n.Dispatch(7), "parley.v1.dispatch.7"},
 		{n.WorkQueue(), "parley-workers"},
 		{n.Service("worker"), "parley-worker"},
@@ -72,7 +73,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		other.Work(contracts.OpSend, 7), other.WorkAll(contracts.OpSend), other.Dispatch(7), other.WorkQueue(), other.Service("worker"),
+		other.Work(contracts.OpSend, 7), other.WorkAll(contracts.OpSend), other.WorkGathered(), other.Dispatch(7), other.WorkQueue(), other.Service("worker"),
 		other.LaneChannel(lane), other.CanaryChannel(3, "e"), other.RecentKey("lobby", 2),
 		other.PresentKey("lobby"), other.PresentNodesKey("lobby"), other.PresentTurnKey("lobby"),
 		other.NodesKey(), other.LogTopic(), other.DispatchGroup(), other.PersistGroup(), other.Database(),

@@ -59,10 +59,11 @@ func (q *question) patience() int {
 // asker bounds the questions that are unanswered; more wait their turn, and their time runs. While workers do not answer
 // at all it answers for them.
 type asker struct {
-	client  rpc.Client
-	limit   int
-	metrics *metrics
-	log     *slog.Logger
+	client   rpc.Client
+	gathered string // where workers take many questions at once
+	limit    int
+	metrics  *metrics
+	log      *slog.Logger
 
 	// crowded: so many wait that clients are to be read from more slowly.
 	crowded atomic.Bool
@@ -108,9 +109,7 @@ func (a *asker) askAll(qs []question) {
 		}
 	}
 	a.mu.Unlock()
-	for i := range send {
-		a.send(send[i])
-	}
+	a.sendAll(send)
 }
 
 func (a *asker) refuse(q *question, met limit, bad *contracts.Error) {
@@ -133,6 +132,41 @@ func (a *asker) send(q question) {
 	})
 	if cap(body) <= maxCommand {
 		*scratch = body
+	}
+	commands.Put(scratch)
+}
+
+// sendAll sends questions in one message where the client can.
+func (a *asker) sendAll(qs []question) {
+	together, ok := a.client.(rpc.Gatherer)
+	if !ok || len(qs) < 2 {
+		for i := range qs {
+			a.send(qs[i])
+		}
+		return
+	}
+	scratch := commands.Get().(*[]byte)
+	bodies := (*scratch)[:0]
+	all := make([]rpc.Question, 0, len(qs))
+	now := time.Now()
+	for i := range qs {
+		q := qs[i]
+		left := q.deadline.Sub(now)
+		if left <= 0 {
+			a.answered(q, nil, errTooLate)
+			continue
+		}
+		start := len(bodies)
+		bodies = q.body(bodies, left)
+		a.metrics.asking.Inc()
+		all = append(all, rpc.Question{Subject: q.subject, Timeout: left, Body: bodies[start:], Done: func(reply []byte, err error) {
+			a.metrics.asking.Dec()
+			a.answered(q, reply, err)
+		}})
+	}
+	together.AskTogether(a.gathered, all)
+	if cap(bodies) <= maxCommand {
+		*scratch = bodies
 	}
 	commands.Put(scratch)
 }

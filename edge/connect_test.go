@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -205,5 +206,29 @@ func TestRequests(t *testing.T) {
 		}
 		c.say(`{"op":"leave","room":"a"}`) // without id and without failure: no reply
 		c.quiet()
+	})
+}
+
+// TestAskTogether: what is asked in one round leaves together, in its order.
+func TestAskTogether(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		c := w.connected()
+		var all []byte
+		for id := range 3 {
+			all = append(all, text(`{"id":%d,"op":"history","room":"r%d"}`, id+2, id)...)
+		}
+		c.write(all)
+		for id := range 3 {
+			q := w.worker.next(t, contracts.OpHistory)
+			if want := fmt.Sprint("r", id); string(q.Room) != want {
+				t.Errorf("question %d is of %s, want %s", id, q.Room, want)
+			}
+			q.ok(`{}`)
+			c.reply(uint64(id + 2))
+		}
+		if n := w.worker.together.Load(); n != 3 {
+			t.Errorf("%d questions left together, want 3", n)
+		}
 	})
 }

@@ -74,7 +74,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	registerLimits(deps.Metrics, &s.cfg)
 	s.outbound.limit = cfg.OutboundTotal
 	s.metrics.outboundOf(deps.Metrics, &s.outbound)
-	s.asker = &asker{client: deps.Ask, limit: cfg.InFlight, metrics: s.metrics, log: deps.Log, breaker: breaker{pause: max(0, cfg.BreakTime)}}
+	s.asker = &asker{client: deps.Ask, gathered: cfg.Names.WorkGathered(), limit: cfg.InFlight, metrics: s.metrics, log: deps.Log, breaker: breaker{pause: max(0, cfg.BreakTime)}}
 	s.admission.init(&s.cfg, s.metrics)
 	s.hub = newHub(s)
 	s.gone.srv = s

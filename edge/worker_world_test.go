@@ -45,7 +45,8 @@ type worker struct {
 	release []func()
 	closed  bool
 
-	down atomic.Bool // it says that it cannot be asked
+	down     atomic.Bool  // it says that it cannot be asked
+	together atomic.Int64 // questions that came with others
 }
 
 // opHeads stands for the questions to dispatchers.
@@ -134,6 +135,17 @@ func (w *worker) Ask(_ string, body []byte, timeout time.Duration, done func([]b
 		script(q)
 	default:
 		w.questions(op) <- q
+	}
+}
+
+// AskTogether makes the worker an rpc.Gatherer.
+func (w *worker) AskTogether(to string, questions []rpc.Question) {
+	if want := (contracts.Names{}).WorkGathered(); to != want {
+		panic("questions went to " + to + " together, want " + want)
+	}
+	w.together.Add(int64(len(questions)))
+	for _, q := range questions {
+		w.Ask(q.Subject, q.Body, q.Timeout, q.Done)
 	}
 }
 

@@ -63,9 +63,10 @@ func (w *Worker) partition(room contracts.RoomID) int32 {
 // Services is what the worker serves: every op, of every partition.
 func (w *Worker) Services() []rpc.Service {
 	s := rpc.Service{
-		Name:    w.cfg.Names.Service("worker"),
-		Version: w.cfg.Version,
-		Queue:   w.cfg.Names.WorkQueue(),
+		Name:     w.cfg.Names.Service("worker"),
+		Version:  w.cfg.Version,
+		Queue:    w.cfg.Names.WorkQueue(),
+		Gathered: w.cfg.Names.WorkGathered(),
 	}
 	add := func(op contracts.Op) {
 		s.Endpoints = append(s.Endpoints, rpc.Endpoint{Name: string(op), Subject: w.cfg.Names.WorkAll(op), Handler: w.handle(op)})

@@ -13,8 +13,9 @@ import (
 // to take twenty. Who understands that says so in its reply subjects, whose last token is bundleMark and the question's
 // number in base 36. The bundle goes to bundleMark alone, and is any number of
 //
-//	uvarint number, uvarint length, answer
+//	uvarint 2 × number, uvarint length, answer
 //
+// where 2 × number + 1 says that the server which got the question with others does not serve it.
 // A server of before answers each on its own subject, and so are askers of before, whose numbers have no mark.
 const (
 	bundleMark  = "-"
@@ -59,7 +60,12 @@ func bundled(reply string) (to string, id uint64, ok bool) {
 }
 
 // add takes an answer of e.
-func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) {
+func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) { b.put(e, to, 2*id, answer) }
+
+// refuse answers a question that e does not serve.
+func (b *bundles) refuse(e *endpoint, to string, id uint64) { b.put(e, to, 2*id+1, nil) }
+
+func (b *bundles) put(e *endpoint, to string, head uint64, answer []byte) {
 	b.mu.Lock()
 	first := len(b.ready) == 0
 	one := b.ready[to]
@@ -67,7 +73,7 @@ func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) {
 		one = &bundle{}
 		b.ready[to] = one
 	}
-	one.body = binary.AppendUvarint(one.body, id)
+	one.body = binary.AppendUvarint(one.body, head)
 	one.body = binary.AppendUvarint(one.body, uint64(len(answer)))
 	one.body = append(one.body, answer...)
 	one.from = append(one.from, e)
@@ -128,19 +134,28 @@ func (b *bundles) stop() {
 }
 
 // unbundle calls take with each answer of a bundle, whose memory they share, until one cannot be read.
-func unbundle(body []byte, take func(id uint64, answer []byte)) error {
+func unbundle(body []byte, take func(id uint64, answer []byte, served bool)) error {
 	for len(body) > 0 {
-		id, n := binary.Uvarint(body)
+		head, n := binary.Uvarint(body)
 		if n <= 0 {
 			return errBundle
 		}
-		size, m := binary.Uvarint(body[n:])
-		if m <= 0 || size > uint64(len(body)-n-m) {
+		answer, rest, ok := cutField(body[n:])
+		if !ok {
 			return errBundle
 		}
-		start, end := n+m, n+m+int(size)
-		take(id, body[start:end:end])
-		body = body[end:]
+		take(head/2, answer, head%2 == 0)
+		body = rest
 	}
 	return nil
+}
+
+// cutField takes a field with its length in front off b.
+func cutField(b []byte) (field, rest []byte, ok bool) {
+	size, n := binary.Uvarint(b)
+	if n <= 0 || size > uint64(len(b)-n) {
+		return nil, nil, false
+	}
+	end := n + int(size)
+	return b[n:end:end], b[end:], true
 }

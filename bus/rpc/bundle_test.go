@@ -16,7 +16,7 @@ func TestBundles(t *testing.T) {
 	var sent []string
 	add, flush := rpc.Bundles(func(subject string, body []byte) error {
 		one := subject
-		if err := rpc.Unbundle(body, func(id uint64, answer []byte) { one += fmt.Sprintf(" %d:%.5s", id, answer) }); err != nil {
+		if err := rpc.Unbundle(body, func(id uint64, answer []byte, _ bool) { one += fmt.Sprintf(" %d:%.5s", id, answer) }); err != nil {
 			t.Error(err)
 		}
 		sent = append(sent, one)
@@ -51,12 +51,12 @@ func TestBundles(t *testing.T) {
 
 func FuzzUnbundle(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte{1, 3, 'o', 'n', 'e', 35, 0})
+	f.Add([]byte{2, 3, 'o', 'n', 'e', 71, 0})
 	f.Add([]byte{1, 4, 'o', 'n', 'e'})
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		size := 0
-		_ = rpc.Unbundle(body, func(_ uint64, answer []byte) { size += len(answer) + 2 })
+		_ = rpc.Unbundle(body, func(_ uint64, answer []byte, _ bool) { size += len(answer) + 2 })
 		if size > len(body) {
 			t.Errorf("%d bytes out of %d", size, len(body))
 		}

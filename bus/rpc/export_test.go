@@ -13,4 +13,11 @@ func Bundles(send func(subject string, body []byte) error) (add func(reply strin
 }
 
 // Unbundle reads a bundle.
-func Unbundle(body []byte, take func(id uint64, answer []byte)) error { return unbundle(body, take) }
+func Unbundle(body []byte, take func(id uint64, answer []byte, served bool)) error {
+	return unbundle(body, take)
+}
+
+// Ungather reads a message of questions.
+func Ungather(body []byte, take func(id uint64, subject string, question []byte)) error {
+	return ungather(body, take)
+}

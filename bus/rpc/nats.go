@@ -59,6 +59,9 @@ type NATS struct {
 	closing    atomic.Bool
 	closeOnce  sync.Once
 
+	gatherMu sync.Mutex            // guards gathered
+	gathered map[string]*gathering // by Gathered subject
+
 	mu        sync.Mutex // guards what follows
 	services  map[string]*microService
 	endpoints map[*endpoint]struct{} // those not stopped
@@ -86,6 +89,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		inbox:    "_INBOX." + rand.Text() + ".",
 		replies:  make(chan *nats.Msg, inboxPending),
 		done:     make(chan struct{}),
+		gathered: make(map[string]*gathering),
 		services: make(map[string]*microService), endpoints: make(map[*endpoint]struct{}),
 	}
 	n.maxPayload.Store(1 << 20) // the broker's own default, until it says otherwise
@@ -188,8 +192,8 @@ func (n *NATS) Ask(subject string, body []byte, timeout time.Duration, done func
 		done(nil, ErrTooLarge)
 		return
 	}
-	id, ok := n.waiting.add(timeout, done)
-	if !ok {
+	id := n.waiting.lastID.Add(1)
+	if !n.waiting.add(id, timeout, done) {
 		done(nil, ErrDown)
 		return
 	}
@@ -213,9 +217,20 @@ func (n *NATS) receive() {
 		}
 		token := strings.TrimPrefix(m.Subject, n.inbox)
 		if token == bundleMark {
-			if err := unbundle(m.Data, func(id uint64, answer []byte) { n.waiting.end(id, answer, nil) }); err != nil {
+			err := unbundle(m.Data, func(id uint64, answer []byte, served bool) {
+				if served {
+					n.waiting.end(id, answer, nil)
+				} else {
+					n.waiting.end(id, nil, ErrNoServer)
+				}
+			})
+			if err != nil {
 				n.log.Warn("a server's answers could not be read", "err", err) // their askers run into their timeouts
 			}
+			continue
+		}
+		if gathered, ok := strings.CutPrefix(token, gatherMark); ok {
+			n.ungathered(gathered) // the broker's refusal is all that comes to it
 			continue
 		}
 		id, err := strconv.ParseUint(strings.TrimPrefix(token, bundleMark), 36, 64)

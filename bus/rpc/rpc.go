@@ -33,6 +33,21 @@ type Client interface {
 	Close() error
 }
 
+// Question is what AskTogether asks; its fields are what Ask takes.
+type Question struct {
+	Subject string
+	Body    []byte
+	Timeout time.Duration
+	Done    func(reply []byte, err error)
+}
+
+// Gatherer is a Client that can send many questions in one message.
+type Gatherer interface {
+	// AskTogether asks as Ask would, each question by itself, but those to one service may be taken by the same of its
+	// servers and get lost together. to is the service's Gathered.
+	AskTogether(to string, questions []Question)
+}
+
 // Request is one question to a server.
 type Request struct {
 	Subject string
@@ -42,7 +57,7 @@ type Request struct {
 	Answer func(reply []byte)
 }
 
-// Handler serves requests. It is called on one goroutine per registration and must not block: what waits for
+// Handler serves requests. It is called by one goroutine at a time and must not block: what waits for
 // something else is handed off.
 type Handler func(Request)
 
@@ -58,7 +73,9 @@ type Service struct {
 	Name    string
 	Version string // semantic version
 	// Queue shares the requests among all servers of the same queue; empty: each server gets every request.
-	Queue     string
+	Queue string
+	// Gathered is the subject on which the service takes many questions to its endpoints in one message; empty: none.
+	Gathered  string
 	Endpoints []Endpoint
 }
 

@@ -3,6 +3,8 @@ package rpc
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,12 +21,14 @@ const (
 type endpoint struct {
 	Endpoint
 	queue    string
+	of       []*endpoint    // whose questions come gathered; nil: this one has a Handler
 	requests chan *nats.Msg // a nil ends the goroutine
 	sub      *nats.Subscription
 	removed  chan struct{} // closed when nats.go delivers to requests no more
 	done     chan struct{} // closed when the goroutine has ended
 	stopOnce sync.Once
 	stopErr  error
+	handling sync.Mutex // held while Handler runs: requests come alone and gathered
 
 	served  atomic.Int64
 	refused atomic.Int64 // replies that could not be sent
@@ -40,8 +44,16 @@ func (n *NATS) Serve(s Service) (stop func() error, err error) {
 			_ = e.stop(n)
 		}
 	}
-	for _, e := range s.Endpoints {
-		ep, err := n.startEndpoint(e, s.Queue)
+	all := s.Endpoints
+	if s.Gathered != "" {
+		all = append(slices.Clip(all), Endpoint{Name: "gathered", Subject: s.Gathered})
+	}
+	for i, e := range all {
+		var of []*endpoint
+		if i == len(s.Endpoints) {
+			of = slices.Clone(endpoints)
+		}
+		ep, err := n.startEndpoint(e, s.Queue, of)
 		if err != nil {
 			undo()
 			return nil, fmt.Errorf("serve %s: %w", e.Subject, err)
@@ -75,10 +87,11 @@ func (n *NATS) Serve(s Service) (stop func() error, err error) {
 	}, nil
 }
 
-func (n *NATS) startEndpoint(e Endpoint, queue string) (*endpoint, error) {
+func (n *NATS) startEndpoint(e Endpoint, queue string, of []*endpoint) (*endpoint, error) {
 	ep := &endpoint{
 		Endpoint: e,
 		queue:    queue,
+		of:       of,
 		requests: make(chan *nats.Msg, servePending),
 		removed:  make(chan struct{}),
 		done:     make(chan struct{}),
@@ -108,20 +121,23 @@ func (e *endpoint) run(answers *bundles) {
 		if m == nil {
 			return
 		}
-		e.Handler(Request{Subject: m.Subject, Body: m.Data, Answer: e.answer(m, answers)})
+		if e.of != nil {
+			e.serveGathered(m, answers)
+			continue
+		}
+		e.handle(Request{Subject: m.Subject, Body: m.Data, Answer: e.answer(m, answers)})
 	}
 }
 
-// answer makes a request's Answer.
+func (e *endpoint) handle(r Request) {
+	e.handling.Lock()
+	defer e.handling.Unlock()
+	e.Handler(r)
+}
+
+// answer makes the Answer of a request that came alone.
 func (e *endpoint) answer(m *nats.Msg, answers *bundles) func(reply []byte) {
-	began := time.Now()
-	var answered atomic.Bool
-	return func(reply []byte) {
-		if answered.Swap(true) {
-			return
-		}
-		e.served.Add(1)
-		e.spent.Add(int64(time.Since(began)))
+	return e.once(func(reply []byte) {
 		if m.Reply == "" {
 			return
 		}
@@ -130,6 +146,31 @@ func (e *endpoint) answer(m *nats.Msg, answers *bundles) func(reply []byte) {
 		} else if err := m.Respond(reply); err != nil {
 			e.fail(err)
 		}
+	})
+}
+
+// answerGathered makes the Answer of a request that came with others; to is where bundles go.
+func (e *endpoint) answerGathered(to string, id uint64, answers *bundles) func(reply []byte) {
+	return e.once(func(reply []byte) {
+		if len(reply) < aloneBytes {
+			answers.add(e, to, id, reply)
+		} else if err := answers.send(to+strconv.FormatUint(id, 36), reply); err != nil {
+			e.fail(err)
+		}
+	})
+}
+
+// once lets the first answer count, and counts it.
+func (e *endpoint) once(send func(reply []byte)) func(reply []byte) {
+	began := time.Now()
+	var answered atomic.Bool
+	return func(reply []byte) {
+		if answered.Swap(true) {
+			return
+		}
+		e.served.Add(1)
+		e.spent.Add(int64(time.Since(began)))
+		send(reply)
 	}
 }
 

@@ -50,21 +50,20 @@ func newWaiting() *waiting {
 	return w
 }
 
-// add registers a request; ok is false after close.
-func (w *waiting) add(timeout time.Duration, done func(reply []byte, err error)) (id uint64, ok bool) {
-	id = w.lastID.Add(1)
+// add registers a request under a number of lastID; ok is false after close.
+func (w *waiting) add(id uint64, timeout time.Duration, done func(reply []byte, err error)) (ok bool) {
 	s := &w.shards[id%waitShards]
 	s.mu.Lock()
 	if s.shut {
 		s.mu.Unlock()
-		return 0, false
+		return false
 	}
 	w.calls.Add(1)
 	now := time.Since(w.base)
 	s.asked[id] = asked{deadline: now + timeout, done: done}
 	s.mu.Unlock()
 	w.arm(now, now+timeout)
-	return id, true
+	return true
 }
 
 // end calls a request back unless that was done before.

@@ -14,11 +14,11 @@ func TestTimeoutsBehindSlowCallbacks(t *testing.T) {
 		defer w.close()
 		began := time.Now()
 		for range 100 {
-			w.add(time.Second, func([]byte, error) { time.Sleep(5 * time.Millisecond) })
+			w.add(w.lastID.Add(1), time.Second, func([]byte, error) { time.Sleep(5 * time.Millisecond) })
 		}
 		ended := make(chan time.Duration, 2)
 		late := func(timeout time.Duration) {
-			w.add(timeout, func([]byte, error) { ended <- time.Since(began) - timeout })
+			w.add(w.lastID.Add(1), timeout, func([]byte, error) { ended <- time.Since(began) - timeout })
 		}
 		late(1200 * time.Millisecond) // while those callbacks run
 		late(1600 * time.Millisecond) // after
@@ -39,7 +39,8 @@ func TestTimeouts(t *testing.T) {
 		began := time.Now()
 		ended := make(chan time.Duration, 4)
 		ask := func(timeout time.Duration) uint64 {
-			id, ok := w.add(timeout, func(_ []byte, err error) {
+			id := w.lastID.Add(1)
+			ok := w.add(id, timeout, func(_ []byte, err error) {
 				if late := time.Since(began) - timeout; err != nil && !errors.Is(err, ErrDown) && (!errors.Is(err, ErrTimeout) || late < 0 || late > 2*sweepEvery) {
 					t.Errorf("a timeout of %v ended %v late: %v", timeout, late, err)
 				}
