@@ -15,11 +15,10 @@ import (
 // that shares the port, or handed over to the HTTP server.
 
 func (c *conn) readHead(data []byte) {
-	b := c.work()
-	whole := data
-	if len(b.head) > 0 {
-		b.head = append(b.head, data...)
-		whole = b.head
+	whole, before := data, c.busy != nil && len(c.busy.head) > 0
+	if before {
+		c.busy.head = append(c.busy.head, data...)
+		whole = c.busy.head
 	}
 	told, skip, bad := c.proxied(whole)
 	var req wire.Request
@@ -31,11 +30,13 @@ func (c *conn) readHead(data []byte) {
 	case bad != nil:
 		c.refuse(bad)
 	case n == 0:
-		if len(b.head) == 0 {
-			b.head = bytes.Clone(data)
+		if !before {
+			c.work().head = bytes.Clone(data)
 		}
 	case req.Path != wire.Path:
-		b.head = nil
+		if before {
+			c.busy.head = nil
+		}
 		c.handOver(whole[skip:], told)
 	default:
 		c.upgrade(&req, whole[skip+n:], told)
@@ -84,7 +85,7 @@ func (c *conn) upgrade(req *wire.Request, behind []byte, told netip.Addr) {
 		return
 	}
 	c.from = from
-	c.opened(wire.AppendSwitching(nil, req), behind)
+	c.opened(wire.AppendSwitching(c.loop.out[:0], req), behind)
 }
 
 // full reports why the server takes no WebSocket at the moment.
@@ -98,7 +99,7 @@ func (s *Server) full() *wire.HTTPError {
 	return nil
 }
 
-// opened turns a connection whose head is done into a WebSocket.
+// opened turns a connection whose head is done into a WebSocket. switching is the caller's again on return.
 func (c *conn) opened(switching, behind []byte) {
 	s := c.loop.srv
 	if c.busy != nil {
@@ -110,7 +111,7 @@ func (c *conn) opened(switching, behind []byte) {
 	s.opened.Add(1)
 	s.metrics.connections.Inc()
 	c.schedule(c.loop.in(s.cfg.ConnectTime))
-	c.write(switching, true)
+	c.write(switching, false)
 	if len(behind) > 0 && c.state == stateOpen {
 		c.readFrames(behind)
 	}
