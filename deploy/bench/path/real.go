@@ -82,7 +82,7 @@ func (w *world) dropTopic() error {
 // bareMongo inserts the documents that the persister made into another database with the same indexes, 500 at a time for
 // each partition, as the persister does.
 func bareMongo(ctx context.Context, w *world, uri string, client *driver.Client) (time.Duration, error) {
-	cur, err := client.Database(w.set.Names.Database()).Collection(contracts.CollectionEntries).Find(ctx, bson.D{})
+	cur, err := client.Database(w.set.Names.Database()).Collection(contracts.CollectionEntries).Find(ctx, bson.D{}, options.Find().SetBatchSize(1000))
 	if err != nil {
 		return 0, fmt.Errorf("read what is stored: %w", err)
 	}
