@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/nats-io/nats.go"
 )
 
 // Answers that are ready at the same time travel in one message: it costs an asker about as much to be woken by one as
@@ -19,18 +21,19 @@ import (
 // A server of before answers each on its own subject, and so are askers of before, whose numbers have no mark.
 const (
 	bundleMark  = "-"
-	bundleBytes = 32 << 10 // from which on a bundle is sent at once
-	aloneBytes  = 16 << 10 // from which on an answer travels alone
+	bundleBytes = 32 << 10 // from which on a bundle is sent at once, or half of the broker's limit if that is less
+	aloneBytes  = 16 << 10 // from which on an answer travels alone, or a quarter
 )
 
 var errBundle = errors.New("malformed bundle of answers")
 
 // bundles holds the answers that are ready until run gets its turn to send them.
 type bundles struct {
-	send func(subject string, body []byte) error
-	bell chan struct{} // 1: something is ready
-	quit chan struct{}
-	done chan struct{} // closed when run has returned
+	send  func(subject string, body []byte) error
+	limit func() int    // the broker's, for one message
+	bell  chan struct{} // 1: something is ready
+	quit  chan struct{}
+	done  chan struct{} // closed when run has returned
 
 	mu    sync.Mutex // guards ready
 	ready map[string]*bundle
@@ -42,9 +45,16 @@ type bundle struct {
 	from []*endpoint // of each answer
 }
 
-func newBundles(send func(string, []byte) error) *bundles {
+func (o *bundle) put(e *endpoint, head uint64, answer []byte) {
+	o.body = binary.AppendUvarint(o.body, head)
+	o.body = binary.AppendUvarint(o.body, uint64(len(answer)))
+	o.body = append(o.body, answer...)
+	o.from = append(o.from, e)
+}
+
+func newBundles(send func(string, []byte) error, limit func() int) *bundles {
 	return &bundles{
-		send: send, bell: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}), ready: make(map[string]*bundle),
+		send: send, limit: limit, bell: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}), ready: make(map[string]*bundle),
 	}
 }
 
@@ -59,6 +69,9 @@ func bundled(reply string) (to string, id uint64, ok bool) {
 	return reply[:at+len(bundleMark)], id, err == nil
 }
 
+// alone reports whether an answer is too large for a bundle.
+func (b *bundles) alone(answer []byte) bool { return len(answer) >= min(aloneBytes, b.limit()/4) }
+
 // add takes an answer of e.
 func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) { b.put(e, to, 2*id, answer) }
 
@@ -66,6 +79,7 @@ func (b *bundles) add(e *endpoint, to string, id uint64, answer []byte) { b.put(
 func (b *bundles) refuse(e *endpoint, to string, id uint64) { b.put(e, to, 2*id+1, nil) }
 
 func (b *bundles) put(e *endpoint, to string, head uint64, answer []byte) {
+	most := min(bundleBytes, b.limit()/2)
 	b.mu.Lock()
 	first := len(b.ready) == 0
 	one := b.ready[to]
@@ -73,11 +87,8 @@ func (b *bundles) put(e *endpoint, to string, head uint64, answer []byte) {
 		one = &bundle{}
 		b.ready[to] = one
 	}
-	one.body = binary.AppendUvarint(one.body, head)
-	one.body = binary.AppendUvarint(one.body, uint64(len(answer)))
-	one.body = append(one.body, answer...)
-	one.from = append(one.from, e)
-	full := len(one.body) >= bundleBytes
+	one.put(e, head, answer)
+	full := len(one.body) >= most
 	if full {
 		delete(b.ready, to)
 	}
@@ -119,7 +130,18 @@ func (b *bundles) flush() {
 }
 
 func (b *bundles) sendOne(to string, one *bundle) {
-	if err := b.send(to, one.body); err != nil {
+	err := b.send(to, one.body)
+	if errors.Is(err, nats.ErrMaxPayload) && len(one.from) > 1 { // another broker's limit is lower
+		from := one.from
+		_ = unbundleHeads(one.body, func(head uint64, answer []byte) { // it can be read: it is ours
+			var alone bundle
+			alone.put(from[0], head, answer)
+			b.sendOne(to, &alone)
+			from = from[1:]
+		})
+		return
+	}
+	if err != nil {
 		for _, e := range one.from {
 			e.fail(err)
 		}
@@ -135,6 +157,10 @@ func (b *bundles) stop() {
 
 // unbundle calls take with each answer of a bundle, whose memory they share, until one cannot be read.
 func unbundle(body []byte, take func(id uint64, answer []byte, served bool)) error {
+	return unbundleHeads(body, func(head uint64, answer []byte) { take(head/2, answer, head%2 == 0) })
+}
+
+func unbundleHeads(body []byte, take func(head uint64, answer []byte)) error {
 	for len(body) > 0 {
 		head, n := binary.Uvarint(body)
 		if n <= 0 {
@@ -144,7 +170,7 @@ func unbundle(body []byte, take func(id uint64, answer []byte, served bool)) err
 		if !ok {
 			return errBundle
 		}
-		take(head/2, answer, head%2 == 0)
+		take(head, answer)
 		body = rest
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,7 +22,8 @@ import (
 const (
 	gatherMark  = "="
 	gatherMost  = 32       // questions in one message, as a whole message goes to one server
-	gatherBytes = 32 << 10 // and what they may have
+	gatherBytes = 32 << 10 // and what they may have, if that is no more than half of the broker's limit
+	gatherHead  = 16       // that each has at most beside its subject and itself
 	gatherAlone = 8 << 10  // from which on a question travels alone
 	gatherTime  = 2 * time.Second
 	gatherAgain = time.Second // after which servers are asked again whether they take such messages
@@ -30,24 +33,53 @@ var errGathered = errors.New("malformed message of questions")
 
 // gathering is what is known of a Gathered subject.
 type gathering struct {
+	mu     sync.Mutex // guards what follows
 	served bool
 	asking bool
 	again  time.Time // when to ask again where it is not served
 }
 
+// doubt has questions asked alone until it is known that the subject is served.
+func (g *gathering) doubt() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.served, g.again = false, time.Now().Add(gatherAgain)
+}
+
+// gathered is a message of questions. It is kept until they have ended, as they are asked alone if nobody took it.
+type gathered struct {
+	to   *gathering
+	body []byte
+
+	left    atomic.Int32 // questions that wait
+	settled atomic.Bool  // somebody took it, or it is known that nobody did
+}
+
+// ended takes the end of one of the questions. If all ran into their timeouts, there may be nobody any more who takes such messages.
+func (m *gathered) ended(err error) {
+	if err != ErrTimeout {
+		m.settled.Store(true)
+	}
+	if m.left.Add(-1) == 0 && !m.settled.Load() {
+		m.to.doubt()
+	}
+}
+
 // AskTogether implements Gatherer.
 func (n *NATS) AskTogether(to string, questions []Question) {
-	if len(questions) == 1 || !n.gathers(to) {
+	g := n.gathering(to)
+	if len(questions) == 1 || !n.gathers(to, g) {
 		for i := range questions {
 			n.askAlone(&questions[i])
 		}
 		return
 	}
+	most := min(gatherBytes, n.MaxPayload()/2)
 	for len(questions) > 0 {
 		count, size := 0, 0
 		for count < len(questions) && count < gatherMost {
 			q := &questions[count]
-			if size += len(q.Body) + len(q.Subject); len(q.Body) >= gatherAlone || size > gatherBytes {
+			if size += gatherHead + len(q.Subject) + len(q.Body); len(q.Body) >= gatherAlone || size > most {
 				break
 			}
 			count++
@@ -57,71 +89,90 @@ func (n *NATS) AskTogether(to string, questions []Question) {
 			questions = questions[1:]
 			continue
 		}
-		n.askGathered(to, questions[:count], size)
+		n.askGathered(to, g, questions[:count], size)
 		questions = questions[count:]
 	}
 }
 
-func (n *NATS) askAlone(q *Question) { n.Ask(q.Subject, q.Body, q.Timeout, q.Done) }
+func (n *NATS) askAlone(q *Question) {
+	q.Together = 1
+	n.Ask(q.Subject, q.Body, q.Timeout, q.Done)
+}
 
-func (n *NATS) askGathered(to string, questions []Question, size int) {
+func (n *NATS) askGathered(to string, g *gathering, questions []Question, size int) {
 	last := n.waiting.lastID.Add(uint64(len(questions)))
 	first := last - uint64(len(questions)) + 1
-	body := make([]byte, 0, size+len(questions)*16)
+	body := make([]byte, 0, size)
 	for i := range questions {
 		q, id := &questions[i], first+uint64(i)
-		if !n.waiting.add(id, q.Timeout, q.Done) {
-			q.Done(nil, ErrDown)
-			continue
-		}
+		q.Together = len(questions)
 		body = binary.AppendUvarint(body, id)
 		body = binary.AppendUvarint(body, uint64(len(q.Subject)))
 		body = append(body, q.Subject...)
 		body = binary.AppendUvarint(body, uint64(len(q.Body)))
 		body = append(body, q.Body...)
 	}
-	if len(body) == 0 {
-		return // closed
+	m := &gathered{to: g, body: body}
+	m.left.Store(int32(len(questions)))
+	for i := range questions {
+		if q := &questions[i]; !n.waiting.add(first+uint64(i), q.Timeout, q.Done, m) {
+			q.Done(nil, ErrDown) // closed
+		}
 	}
 	var b [64]byte
 	reply := strconv.AppendUint(append(append(b[:0], n.inbox...), gatherMark...), first, 36)
 	reply = strconv.AppendUint(append(reply, bundleMark...), uint64(len(questions)), 36)
-	if err := n.conn.PublishRequest(to, string(reply), body); err != nil {
+	switch err := n.conn.PublishRequest(to, string(reply), body); {
+	case errors.Is(err, nats.ErrMaxPayload): // another broker's limit is lower
+		n.askApart(m)
+	case err != nil:
 		for id := first; id <= last; id++ {
 			n.waiting.end(id, nil, ErrDown)
 		}
 	}
 }
 
-// gathers reports whether somebody serves a Gathered subject, as far as is known; it asks where it is not.
-func (n *NATS) gathers(to string) bool {
+// askApart asks the questions of a message that nobody has got, each alone.
+func (n *NATS) askApart(m *gathered) {
+	m.settled.Store(true)
+	_ = ungather(m.body, func(id uint64, subject string, question []byte) { // it can be read: it is ours
+		if n.waiting.message(id) == m {
+			n.publish(id, subject, question)
+		}
+	})
+}
+
+func (n *NATS) gathering(to string) *gathering {
 	n.gatherMu.Lock()
+	defer n.gatherMu.Unlock()
 	g := n.gathered[to]
 	if g == nil {
 		g = &gathering{}
 		n.gathered[to] = g
 	}
+	return g
+}
+
+// gathers reports whether somebody serves a Gathered subject, as far as is known; it asks where it is not.
+func (n *NATS) gathers(to string, g *gathering) bool {
+	g.mu.Lock()
 	ask := !g.served && !g.asking && !time.Now().Before(g.again)
 	g.asking = g.asking || ask
 	served := g.served
-	n.gatherMu.Unlock()
+	g.mu.Unlock()
 	if ask {
 		n.Ask(to, nil, gatherTime, func(_ []byte, err error) {
-			n.gatherMu.Lock()
-			defer n.gatherMu.Unlock()
+			g.mu.Lock()
+			defer g.mu.Unlock()
 			g.served, g.asking, g.again = err == nil, false, time.Now().Add(gatherAgain)
 		})
 	}
 	return served
 }
 
-// ungathered ends the questions of a message that nobody took; token is the end of its reply subject.
+// ungathered has the questions of a message that nobody took asked alone, for servers of before; token is the end of its
+// reply subject.
 func (n *NATS) ungathered(token string) {
-	n.gatherMu.Lock()
-	for _, g := range n.gathered {
-		g.served, g.again = false, time.Now().Add(gatherAgain)
-	}
-	n.gatherMu.Unlock()
 	from, count, _ := strings.Cut(token, bundleMark)
 	first, err := strconv.ParseUint(from, 36, 64)
 	many, err2 := strconv.ParseUint(count, 36, 8)
@@ -129,7 +180,11 @@ func (n *NATS) ungathered(token string) {
 		return
 	}
 	for id := first; id < first+many; id++ {
-		n.waiting.end(id, nil, ErrNoServer)
+		if m := n.waiting.message(id); m != nil {
+			m.to.doubt()
+			n.askApart(m)
+			return
+		}
 	}
 }
 

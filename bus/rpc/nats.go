@@ -118,7 +118,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		return nil, fmt.Errorf("connect to nats: %w", err)
 	}
 	n.conn = conn
-	n.answers = newBundles(conn.Publish)
+	n.answers = newBundles(conn.Publish, n.MaxPayload)
 	if conn.IsConnected() {
 		n.maxPayload.Store(conn.MaxPayload())
 	} else {
@@ -193,10 +193,15 @@ func (n *NATS) Ask(subject string, body []byte, timeout time.Duration, done func
 		return
 	}
 	id := n.waiting.lastID.Add(1)
-	if !n.waiting.add(id, timeout, done) {
+	if !n.waiting.add(id, timeout, done, nil) {
 		done(nil, ErrDown)
 		return
 	}
+	n.publish(id, subject, body)
+}
+
+// publish sends a waiting request by itself.
+func (n *NATS) publish(id uint64, subject string, body []byte) {
 	var b [64]byte
 	reply := string(strconv.AppendUint(append(append(b[:0], n.inbox...), bundleMark...), id, 36))
 	if err := n.conn.PublishRequest(subject, reply, body); err != nil {

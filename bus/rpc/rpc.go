@@ -39,6 +39,9 @@ type Question struct {
 	Body    []byte
 	Timeout time.Duration
 	Done    func(reply []byte, err error)
+	// Together is set by AskTogether before it asks: how many questions go in the message, this one included. They may
+	// get lost as one, which says as much of the servers as one that is lost alone.
+	Together int
 }
 
 // Gatherer is a Client that can send many questions in one message.

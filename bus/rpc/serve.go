@@ -141,7 +141,7 @@ func (e *endpoint) answer(m *nats.Msg, answers *bundles) func(reply []byte) {
 		if m.Reply == "" {
 			return
 		}
-		if to, id, ok := bundled(m.Reply); ok && len(reply) < aloneBytes {
+		if to, id, ok := bundled(m.Reply); ok && !answers.alone(reply) {
 			answers.add(e, to, id, reply)
 		} else if err := m.Respond(reply); err != nil {
 			e.fail(err)
@@ -152,7 +152,7 @@ func (e *endpoint) answer(m *nats.Msg, answers *bundles) func(reply []byte) {
 // answerGathered makes the Answer of a request that came with others; to is where bundles go.
 func (e *endpoint) answerGathered(to string, id uint64, answers *bundles) func(reply []byte) {
 	return e.once(func(reply []byte) {
-		if len(reply) < aloneBytes {
+		if !answers.alone(reply) {
 			answers.add(e, to, id, reply)
 		} else if err := answers.send(to+strconv.FormatUint(id, 36), reply); err != nil {
 			e.fail(err)

@@ -37,6 +37,7 @@ type waitShard struct {
 type asked struct {
 	deadline time.Duration // since base
 	done     func(reply []byte, err error)
+	in       *gathered // the message it went in; nil: it went alone
 }
 
 func newWaiting() *waiting {
@@ -51,7 +52,7 @@ func newWaiting() *waiting {
 }
 
 // add registers a request under a number of lastID; ok is false after close.
-func (w *waiting) add(id uint64, timeout time.Duration, done func(reply []byte, err error)) (ok bool) {
+func (w *waiting) add(id uint64, timeout time.Duration, done func(reply []byte, err error), in *gathered) (ok bool) {
 	s := &w.shards[id%waitShards]
 	s.mu.Lock()
 	if s.shut {
@@ -60,7 +61,7 @@ func (w *waiting) add(id uint64, timeout time.Duration, done func(reply []byte, 
 	}
 	w.calls.Add(1)
 	now := time.Since(w.base)
-	s.asked[id] = asked{deadline: now + timeout, done: done}
+	s.asked[id] = asked{deadline: now + timeout, done: done, in: in}
 	s.mu.Unlock()
 	w.arm(now, now+timeout)
 	return true
@@ -78,7 +79,18 @@ func (w *waiting) end(id uint64, reply []byte, err error) {
 	}
 }
 
+// message is what a request went in, if it waits.
+func (w *waiting) message(id uint64) *gathered {
+	s := &w.shards[id%waitShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[id].in
+}
+
 func (w *waiting) finish(a asked, reply []byte, err error) {
+	if a.in != nil {
+		a.in.ended(err)
+	}
 	a.done(reply, err)
 	w.calls.Done()
 }

@@ -14,11 +14,11 @@ func TestTimeoutsBehindSlowCallbacks(t *testing.T) {
 		defer w.close()
 		began := time.Now()
 		for range 100 {
-			w.add(w.lastID.Add(1), time.Second, func([]byte, error) { time.Sleep(5 * time.Millisecond) })
+			w.add(w.lastID.Add(1), time.Second, func([]byte, error) { time.Sleep(5 * time.Millisecond) }, nil)
 		}
 		ended := make(chan time.Duration, 2)
 		late := func(timeout time.Duration) {
-			w.add(w.lastID.Add(1), timeout, func([]byte, error) { ended <- time.Since(began) - timeout })
+			w.add(w.lastID.Add(1), timeout, func([]byte, error) { ended <- time.Since(began) - timeout }, nil)
 		}
 		late(1200 * time.Millisecond) // while those callbacks run
 		late(1600 * time.Millisecond) // after
@@ -45,7 +45,7 @@ func TestTimeouts(t *testing.T) {
 					t.Errorf("a timeout of %v ended %v late: %v", timeout, late, err)
 				}
 				ended <- timeout
-			})
+			}, nil)
 			if !ok {
 				t.Fatal("closed")
 			}
