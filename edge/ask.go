@@ -120,7 +120,7 @@ func (a *asker) refuse(q *question, met limit, bad *contracts.Error) {
 func (a *asker) send(q question) {
 	left := time.Until(q.deadline)
 	if left <= 0 {
-		a.answered(q, nil, errTooLate)
+		a.answered(q, nil, errTooLate, 1)
 		return
 	}
 	a.metrics.asking.Inc()
@@ -128,7 +128,7 @@ func (a *asker) send(q question) {
 	body := q.body((*scratch)[:0], left)
 	a.client.Ask(q.subject, body, left, func(reply []byte, err error) {
 		a.metrics.asking.Dec()
-		a.answered(q, reply, err)
+		a.answered(q, reply, err, 1)
 	})
 	if cap(body) <= maxCommand {
 		*scratch = body
@@ -153,16 +153,18 @@ func (a *asker) sendAll(qs []question) {
 		q := qs[i]
 		left := q.deadline.Sub(now)
 		if left <= 0 {
-			a.answered(q, nil, errTooLate)
+			a.answered(q, nil, errTooLate, 1)
 			continue
 		}
 		start := len(bodies)
 		bodies = q.body(bodies, left)
 		a.metrics.asking.Inc()
-		all = append(all, rpc.Question{Subject: q.subject, Timeout: left, Body: bodies[start:], Done: func(reply []byte, err error) {
+		all = append(all, rpc.Question{Subject: q.subject, Timeout: left, Body: bodies[start:]})
+		asked := &all[len(all)-1]
+		asked.Done = func(reply []byte, err error) {
 			a.metrics.asking.Dec()
-			a.answered(q, reply, err)
-		}})
+			a.answered(q, reply, err, asked.Together)
+		}
 	}
 	together.AskTogether(a.gathered, all)
 	if cap(bodies) <= maxCommand {
@@ -179,15 +181,15 @@ const maxCommand = 16 << 10
 // errTooLate: the question's time ran out before its turn came.
 var errTooLate = errors.New("not asked in time")
 
-// answered gives q its answer and its turn to the next one. Answers may come while their questions are being sent, so
+// answered gives q, asked in one message with together questions, its answer and its turn to the next one. Answers may come while their questions are being sent, so
 // this is a loop in whoever came first: a queue that has run out of time would otherwise be as many calls deep as it is long.
-func (a *asker) answered(q question, reply []byte, err error) {
+func (a *asker) answered(q question, reply []byte, err error, together int) {
 	q.done(readAnswer(reply, err))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asking--
 	if err != errTooLate || q.probe {
-		a.note(q.probe, err)
+		a.note(q.probe, err, together)
 	}
 	if a.pumping {
 		return
@@ -219,9 +221,9 @@ func (a *asker) answered(q question, reply []byte, err error) {
 
 // note tells the breaker how a question ended. A worker's own error is an answer, and so is that nobody was asked
 // because the question is too large. The lock is held.
-func (a *asker) note(probe bool, err error) {
+func (a *asker) note(probe bool, err error, together int) {
 	failed := err != nil && !errors.Is(err, rpc.ErrTooLarge)
-	if !a.breaker.note(time.Now(), probe, failed) {
+	if !a.breaker.note(time.Now(), probe, failed, 1/float64(together)) {
 		return
 	}
 	switch {

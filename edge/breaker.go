@@ -8,14 +8,15 @@ const (
 	breakLeast   = 20
 )
 
-// breaker gives up asking workers that do not answer: it opens when more than half of at least breakLeast questions of
-// the last breakSeconds got no answer, and lets one question through after a while, whose fate decides. Its clock is that of its
-// callers, who hold its lock.
+// breaker gives up asking workers that do not answer: it opens when more than half of at least breakLeast messages of
+// the last breakSeconds got no answer, and lets one question through after a while, whose fate decides. What is asked in one
+// message goes to one worker, and says no more of the workers than one question: each counts as its share of the message. Its
+// clock is that of its callers, who hold its lock.
 type breaker struct {
 	pause time.Duration // how long it stays open; 0: it never opens
 
-	seconds [breakSeconds]struct{ asked, failed int }
-	last    int64 // Unix second of the newest of seconds
+	seconds [breakSeconds]struct{ asked, failed float64 } // in messages
+	last    int64                                         // Unix second of the newest of seconds
 	open    bool
 	until   time.Time // open until then at least
 	probing bool      // the question that decides is under way
@@ -33,8 +34,9 @@ func (b *breaker) allow(now time.Time) (ok, probe bool) {
 	return true, true
 }
 
-// note takes the fate of a question and reports whether the breaker has opened or closed because of it.
-func (b *breaker) note(now time.Time, probe, failed bool) (turned bool) {
+// note takes the fate of a question, which is a share of its message, and reports whether the breaker has opened or closed
+// because of it.
+func (b *breaker) note(now time.Time, probe, failed bool, share float64) (turned bool) {
 	if b.pause <= 0 {
 		return false
 	}
@@ -52,12 +54,12 @@ func (b *breaker) note(now time.Time, probe, failed bool) (turned bool) {
 	}
 	b.wind(now)
 	s := &b.seconds[b.last%breakSeconds]
-	s.asked++
+	s.asked += share
 	if !failed {
 		return false
 	}
-	s.failed++
-	asked, bad := 0, 0
+	s.failed += share
+	asked, bad := 0.0, 0.0
 	for _, s := range b.seconds {
 		asked += s.asked
 		bad += s.failed
@@ -73,7 +75,7 @@ func (b *breaker) note(now time.Time, probe, failed bool) (turned bool) {
 func (b *breaker) wind(now time.Time) {
 	second := now.Unix()
 	for n := min(second-b.last, breakSeconds); n > 0; n-- {
-		b.seconds[(second-n+1)%breakSeconds] = struct{ asked, failed int }{}
+		b.seconds[(second-n+1)%breakSeconds] = struct{ asked, failed float64 }{}
 	}
 	b.last = max(b.last, second)
 }

@@ -17,7 +17,7 @@ func TestBreaker(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		// steps: + answered, - not answered, s a second passes, O must be open, C must be closed, P a probe is let
-		// through, p it is answered, x it is not
+		// through, p it is answered, x it is not, m a message of 32 questions is lost, M it is answered
 		steps string
 	}{
 		{"answers", "++++++++++++++++++++++++++++++C"},
@@ -31,6 +31,10 @@ func TestBreaker(t *testing.T) {
 		{"probe answered", "--------------------OssPOpC"},
 		{"probe not answered", "--------------------OssPOsssssOxOsOsPpC"},
 		{"late answers decide nothing", "--------------------O++++++++++O---OssPpC"},
+		{"one lost message", "mC"},
+		{"twenty lost messages", "mmmmmmmmmmmmmmmmmmmC-O"},
+		{"one of three workers hangs", "MmMMmMMmMMmMMmMMmMMmMMmMMmMMmMC"},
+		{"answered messages outweigh no others", "MMMMMMMMMM---------C--O"},
 		{"starts anew", "--------------------OssPp-------------------C-O"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -39,15 +43,19 @@ func TestBreaker(t *testing.T) {
 			for at, step := range row.steps {
 				switch step {
 				case '+':
-					b.Note(now, false, false)
+					b.Note(now, false, false, 1)
 				case '-':
-					b.Note(now, false, true)
+					b.Note(now, false, true, 1)
+				case 'm', 'M':
+					for range 32 {
+						b.Note(now, false, step == 'm', 1./32)
+					}
 				case 's':
 					now = now.Add(time.Second)
 				case 'p':
-					b.Note(now, true, false)
+					b.Note(now, true, false, 1)
 				case 'x':
-					b.Note(now, true, true)
+					b.Note(now, true, true, 1)
 				default:
 					ok, probe := b.Allow(now)
 					if ok != (step != 'O') || probe != (step == 'P') {
@@ -59,7 +67,7 @@ func TestBreaker(t *testing.T) {
 	}
 	b := edge.NewBreaker(0)
 	for range 1000 {
-		b.Note(time.Now(), false, true)
+		b.Note(time.Now(), false, true, 1)
 	}
 	if ok, _ := b.Allow(time.Now()); !ok {
 		t.Error("a breaker that is off has opened")
@@ -111,6 +119,36 @@ func TestBreakerOpens(t *testing.T) {
 		if w.metric("breaker_open") != 0 || asks.Load() == 0 || !contains(w.server.State(), "breaker closed") {
 			t.Errorf("%v open, %d asked, %s", w.metric("breaker_open"), asks.Load(), w.server.State())
 		}
+	})
+}
+
+// TestBreakerCountsMessages: what is lost in one message counts once.
+func TestBreakerCountsMessages(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		c := w.connected()
+		w.worker.script(contracts.OpHistory, func(q *asked) { q.answer(rpc.ErrTimeout) })
+		const each = 8
+		lose := func() {
+			var all []byte
+			for id := range each {
+				all = append(all, text(`{"id":%d,"op":"history","room":"a"}`, id+2)...)
+			}
+			c.write(all)
+			for id := range each {
+				c.fails(uint64(id+2), contracts.CodeUnavailable)
+			}
+		}
+		for range 5 {
+			lose()
+		}
+		if n := w.worker.together.Load(); n < 4*each {
+			t.Skipf("%d questions left together", n)
+		}
+		if w.metric("breaker_open") != 0 {
+			t.Error("five messages opened the breaker")
+		}
+		until(t, "the open breaker", func() bool { lose(); return w.metric("breaker_open") == 1 })
 	})
 }
 

@@ -40,7 +40,9 @@ func NewBreaker(pause time.Duration) *Breaker { return &Breaker{breaker{pause: p
 func (b *Breaker) Allow(now time.Time) (ok, probe bool) { return b.b.allow(now) }
 
 // Note takes the fate of a question.
-func (b *Breaker) Note(now time.Time, probe, failed bool) { b.b.note(now, probe, failed) }
+func (b *Breaker) Note(now time.Time, probe, failed bool, share float64) {
+	b.b.note(now, probe, failed, share)
+}
 
 // ClientIP is whose connection it is.
 func ClientIP(l *Limits, peer, told string, forwarded ...string) string {

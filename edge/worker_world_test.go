@@ -144,6 +144,9 @@ func (w *worker) AskTogether(to string, questions []rpc.Question) {
 		panic("questions went to " + to + " together, want " + want)
 	}
 	w.together.Add(int64(len(questions)))
+	for i := range questions {
+		questions[i].Together = len(questions)
+	}
 	for _, q := range questions {
 		w.Ask(q.Subject, q.Body, q.Timeout, q.Done)
 	}
