@@ -3,7 +3,8 @@
 // Buckets and keys (integers big-endian, so that the order of the bytes is the order of the numbers; no id holds 0x00):
 //
 //	entries      room 00 seq           → the entry, codec.go
-//	identities   room 00 sender 00 key → seq, position
+//	keys         key room 00 sender    → seq, position
+//	identities   room 00 sender 00 key → seq, position: what format 1 had in place of keys, and is only read
 //	checkpoints  partition             → the checkpoint
 //	rooms        room                  → kind and name
 //	members      user 00 room          → the person
@@ -31,14 +32,18 @@ import (
 // ErrLocked: another process has the file open.
 var ErrLocked = errors.New("the store's file is in use by another process")
 
-// format is the version of the layout; a file of another one is refused.
-const format = 1
+// format is the version of the layout. A file of format 1 becomes one of this; any other is refused.
+const format = 2
 
-// bucketIdentities indexes entries by identity.
-const bucketIdentities = "identities"
+// Indexes of the entries by identity. A key begins with the time, so those of new entries are neighbours and share a few
+// pages, whatever their rooms; of bucketIdentities, which new files lack, each touched a page of its own.
+const (
+	bucketKeys       = "keys"
+	bucketIdentities = "identities"
+)
 
 var buckets = []string{
-	contracts.CollectionEntries, bucketIdentities, contracts.CollectionCheckpoints, contracts.CollectionMeta,
+	contracts.CollectionEntries, bucketKeys, contracts.CollectionCheckpoints, contracts.CollectionMeta,
 	contracts.CollectionDead, contracts.CollectionMembers, contracts.CollectionRooms,
 }
 
@@ -108,10 +113,13 @@ func layOut(tx *bbolt.Tx) error {
 	}
 	meta := tx.Bucket([]byte(contracts.CollectionMeta))
 	if v := meta.Get([]byte("format")); v != nil {
-		if got := binary.BigEndian.Uint32(v); got != format {
+		switch got := binary.BigEndian.Uint32(v); got {
+		case format:
+			return nil
+		case 1:
+		default:
 			return fmt.Errorf("the file has format %d, this release reads %d", got, format)
 		}
-		return nil
 	}
 	return meta.Put([]byte("format"), binary.BigEndian.AppendUint32(nil, format))
 }

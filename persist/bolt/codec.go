@@ -35,6 +35,16 @@ func keySeq(k []byte, room contracts.RoomID) (contracts.Seq, bool) {
 	return contracts.Seq(binary.BigEndian.Uint64(k[len(room)+1:])), true
 }
 
+// keyKey is an identity's place in bucketKeys.
+func keyKey(id contracts.Identity) []byte {
+	k := make([]byte, 0, len(id.Key)+len(id.Room)+1+len(id.Sender))
+	k = append(k, id.Key[:]...)
+	k = append(k, id.Room...)
+	k = append(k, 0)
+	return append(k, id.Sender...)
+}
+
+// identityKey is an identity's place in bucketIdentities.
 func identityKey(id contracts.Identity) []byte {
 	k := make([]byte, 0, len(id.Room)+len(id.Sender)+2+len(id.Key))
 	k = append(k, id.Room...)

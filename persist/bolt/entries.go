@@ -50,13 +50,17 @@ func expect(checkpoints *bbolt.Bucket, prev, next contracts.Checkpoint) error {
 
 func putEntries(tx *bbolt.Tx, entries []store.Entry) error {
 	rows := tx.Bucket([]byte(contracts.CollectionEntries))
-	identities := tx.Bucket([]byte(bucketIdentities))
+	keys := identities(tx)
+	// Keys come at the end of all, and rows at the end of their room's: what is left of a split seldom grows. 0.5 makes the
+	// file a third larger where rooms are few, 0.9 where they are many (BenchmarkAppend).
+	rows.FillPercent, keys.now.FillPercent = 0.7, 0.9
 	rooms := tx.Bucket([]byte(contracts.CollectionRooms))
-	listed := make(map[contracts.RoomID]bool)
+	c := rows.Cursor()
 	for i := range entries {
 		e := &entries[i]
 		key := entryKey(e.Room, e.Seq)
-		if v := rows.Get(key); v != nil {
+		before, v := seekLast(c, key)
+		if bytes.Equal(before, key) {
 			row, err := decodeEntry(e.Room, e.Seq, v)
 			if err != nil {
 				return err
@@ -66,26 +70,43 @@ func putEntries(tx *bbolt.Tx, entries []store.Entry) error {
 			}
 			continue
 		}
-		identity := identityKey(e.Identity())
-		if v := identities.Get(identity); v != nil {
+		identity := e.Identity()
+		if v := keys.get(identity); v != nil {
 			return &store.TripwireError{Room: e.Room, Seq: e.Seq, Found: fmt.Sprintf("its key under seq %d", binary.BigEndian.Uint64(v))}
+		}
+		if _, known := keySeq(before, e.Room); !known { // else the room was listed with that row
+			if err := list(rooms, e.Room); err != nil {
+				return err
+			}
 		}
 		if err := rows.Put(key, encodeEntry(e)); err != nil {
 			return err
 		}
-		index := binary.BigEndian.AppendUint64(make([]byte, 0, seqSize+positionSize), uint64(e.Seq))
-		if err := identities.Put(identity, appendPosition(index, e.Position())); err != nil {
-			return err
-		}
-		if listed[e.Room] {
-			continue
-		}
-		listed[e.Room] = true
-		if err := list(rooms, e.Room); err != nil {
+		place := binary.BigEndian.AppendUint64(make([]byte, 0, seqSize+positionSize), uint64(e.Seq))
+		if err := keys.now.Put(keyKey(identity), appendPosition(place, e.Position())); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// index finds entries by their identity.
+type index struct {
+	now    *bbolt.Bucket
+	before *bbolt.Bucket // of format 1; nil in a newer file
+}
+
+func identities(tx *bbolt.Tx) index {
+	return index{now: tx.Bucket([]byte(bucketKeys)), before: tx.Bucket([]byte(bucketIdentities))}
+}
+
+// get returns the seq and position of an entry, nil if there is none.
+func (x index) get(id contracts.Identity) []byte {
+	v := x.now.Get(keyKey(id))
+	if v == nil && x.before != nil {
+		v = x.before.Get(identityKey(id))
+	}
+	return v
 }
 
 // Checkpoint returns a partition's checkpoint.
@@ -120,9 +141,9 @@ func (s *Store) Lookup(_ context.Context, entries []roomlog.EntryQuery, heads []
 	foundEntries = make([]roomlog.Found, len(entries))
 	foundHeads = make([]roomlog.Found, len(heads))
 	err = s.db.View(func(tx *bbolt.Tx) error {
-		identities := tx.Bucket([]byte(bucketIdentities))
+		keys := identities(tx)
 		for i, q := range entries {
-			v := identities.Get(identityKey(q.Identity))
+			v := keys.get(q.Identity)
 			if v == nil {
 				continue
 			}
