@@ -144,7 +144,11 @@ type Deps struct {
 
 // Pauses of the polling goroutine.
 const (
-	pollWait     = time.Second     // one Poll
+	pollWait = time.Second // one Poll
+	// pollPause is from one Poll to the next, for more to gather behind it: each costs the broker, the client and all partitions
+	// some work, however few records it brings. One that brought pollFull is followed at once.
+	pollPause    = 20 * time.Millisecond
+	pollFull     = 1000
 	deliverWait  = time.Second     // for all full inboxes after one Poll
 	commitEvery  = 5 * time.Second // of the group's offsets, which only lag metrics read
 	firstBackoff = 100 * time.Millisecond
@@ -255,7 +259,18 @@ func (s *Sink) poll(ctx context.Context, consumer journal.Consumer) {
 			lastCommit = time.Now()
 			s.commit(ctx, consumer, committed)
 		}
+		if n := records(batches); n > 0 && n < pollFull {
+			pause(ctx, pollPause)
+		}
 	}
+}
+
+// records counts those of batches.
+func records(batches []journal.Batch) (n int) {
+	for i := range batches {
+		n += len(batches[i].Records)
+	}
+	return n
 }
 
 // deliver puts batches into their partitions' inboxes. All that are full together are waited for once; then what does
