@@ -4,6 +4,7 @@ package embedded
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/alicebob/miniredis/v2/server"
@@ -42,14 +43,19 @@ func (s *channels) publish(channel, body string) int {
 	if len(listeners) == 0 {
 		return 0
 	}
-	b := make([]byte, 0, 64+len(channel)+len(body))
+	var digits [20]byte
+	var b strings.Builder
+	b.Grow(64 + len(channel) + len(body))
 	for _, part := range [...]string{"message", channel, body} {
-		b = strconv.AppendInt(append(b, '$'), int64(len(part)), 10)
-		b = append(append(append(b, '\r', '\n'), part...), '\r', '\n')
+		b.WriteByte('$')
+		b.Write(strconv.AppendInt(digits[:0], int64(len(part)), 10))
+		b.WriteString("\r\n")
+		b.WriteString(part)
+		b.WriteString("\r\n")
 	}
-	message := string(b)
+	message := b.String()
 	for p := range listeners {
-		p.Block(func(w *server.Writer) { // it goes into the connection's outbox: nobody waits for a slow reader
+		p.Block(func(w *server.Writer) { // it waits in memory for the connection to take it: nobody waits for a slow reader
 			w.WritePushLen(3)
 			w.WriteRaw(message)
 			w.Flush()

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ func StartKafka(cfg KafkaConfig) (*Kafka, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kafka{cfg: cfg, gate: &gate{conns: make(map[net.Conn]struct{})}}
+	k := &Kafka{cfg: cfg, gate: newGate()}
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ListenFn(k.gate.listen),
@@ -73,6 +74,7 @@ func StartKafka(cfg KafkaConfig) (*Kafka, error) {
 	}
 	var err error
 	if k.cluster, err = kfake.NewCluster(opts...); err != nil {
+		k.gate.end()
 		return nil, fmt.Errorf("start kafka: %w", err)
 	}
 	if err := k.ensure(); err != nil {
@@ -106,6 +108,15 @@ func (k *Kafka) Class() journal.Durability {
 	return journal.DurabilityProcess
 }
 
+// Dial connects to the broker from within this process, without the cost of a loopback connection: it is a journal.Config's
+// Dial. It fails for another address than the broker's.
+func (k *Kafka) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	if !slices.Contains(k.Addrs(), addr) {
+		return nil, fmt.Errorf("dial %s: the embedded broker is at %v", addr, k.Addrs())
+	}
+	return k.gate.dial(ctx)
+}
+
 // Interrupt ends all connections and refuses new ones, until Resume. What is being answered may or may not be done.
 func (k *Kafka) Interrupt() { k.gate.shut(true) }
 
@@ -115,14 +126,22 @@ func (k *Kafka) Resume() { k.gate.shut(false) }
 // Close stops the broker, with everything written.
 func (k *Kafka) Close() {
 	k.cluster.Close()
-	k.gate.shut(true)
+	k.gate.end()
 }
 
 // gate lets the broker's connections in, or not.
 type gate struct {
+	within chan net.Conn // from this process
+	ended  chan struct{} // closed by end
+	once   sync.Once
+
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}
 	closed bool
+}
+
+func newGate() *gate {
+	return &gate{within: make(chan net.Conn), ended: make(chan struct{}), conns: make(map[net.Conn]struct{})}
 }
 
 func (g *gate) listen(network, address string) (net.Listener, error) {
@@ -130,7 +149,30 @@ func (g *gate) listen(network, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gated{l, g}, nil
+	gl := &gated{Listener: l, gate: g, without: make(chan accepted)}
+	go gl.listen()
+	return gl, nil
+}
+
+var errShut = errors.New("the embedded broker takes no connections")
+
+// dial makes a connection to the broker.
+func (g *gate) dial(ctx context.Context) (net.Conn, error) {
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		return nil, errShut
+	}
+	client, server := newPipe(0)
+	select {
+	case g.within <- server:
+		return client, nil
+	case <-g.ended:
+		return nil, errShut
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (g *gate) shut(yes bool) {
@@ -142,6 +184,12 @@ func (g *gate) shut(yes bool) {
 			_ = c.Close()
 		}
 	}
+}
+
+// end is shut for good.
+func (g *gate) end() {
+	g.shut(true)
+	g.once.Do(func() { close(g.ended) })
 }
 
 // enter reports whether c may be served.
@@ -160,16 +208,48 @@ func (g *gate) leave(c net.Conn) {
 	delete(g.conns, c)
 }
 
+// gated is the broker's listener: it accepts what comes through the port and from within.
 type gated struct {
 	net.Listener
-	gate *gate
+	gate    *gate
+	without chan accepted // through the port
+}
+
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+// listen accepts through the port until that is closed.
+func (l *gated) listen() {
+	for {
+		c, err := l.Listener.Accept()
+		select {
+		case l.without <- accepted{c, err}:
+		case <-l.gate.ended:
+			if err == nil {
+				_ = c.Close()
+			}
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (l *gated) Accept() (net.Conn, error) {
 	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
+		var c net.Conn
+		select {
+		case a := <-l.without:
+			if a.err != nil {
+				return nil, a.err
+			}
+			c = a.conn
+		case c = <-l.gate.within:
+		case <-l.gate.ended:
+			return nil, net.ErrClosed
 		}
 		gc := &gatedConn{Conn: c, gate: l.gate}
 		if l.gate.enter(c) {

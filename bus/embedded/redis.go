@@ -3,12 +3,19 @@
 package embedded
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/alicebob/miniredis/v2"
+
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/contracts"
 )
 
 // clockStep is how often the embedded Redis looks for expired keys: a key may live that much longer than it should. Each
@@ -16,15 +23,17 @@ import (
 const clockStep = time.Second
 
 // Redis is a Redis server inside this process, on a loopback port of its own. It keeps nothing on disk. It is safe for
-// concurrent use.
+// concurrent use. Who is in this process as well comes by Dial and Publisher instead of the port: a system call costs more than
+// all that is done with a message.
 //
 // Keys and scripts are miniredis's. Publish and subscribe are not: there a message to a subscriber is handed over, and
 // written, while the lock of all keys is held, and its channel is looked for one by one.
 type Redis struct {
-	server *miniredis.Miniredis
-	addr   string
-	stop   chan struct{}
-	done   chan struct{}
+	server   *miniredis.Miniredis
+	addr     string
+	stop     chan struct{}
+	done     chan struct{}
+	channels atomic.Pointer[channels] // nil while interrupted
 
 	mu       sync.Mutex     // guards what follows
 	listener net.Listener   // nil while interrupted
@@ -78,6 +87,7 @@ func (r *Redis) Interrupt() {
 	}
 	_ = r.listener.Close()
 	r.listener = nil
+	r.channels.Store(nil)
 	r.serving.Wait() // the accepting ends first, then all connections with the server
 }
 
@@ -100,14 +110,61 @@ func (r *Redis) Resume() error {
 	}
 	_ = first.Close()
 	r.listener = ln
+	told := newChannels()
+	r.server.Server().SetPreHook(told.hook)
+	r.channels.Store(told)
 	r.serving.Go(func() { r.serve(ln) })
+	return nil
+}
+
+// errAway is what an interrupted server gives.
+var errAway = errors.New("the embedded redis server is interrupted")
+
+// Dial connects to the server, whatever the address: it is a fanout.Config's Dial.
+func (r *Redis) Dial(context.Context, string, string) (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.listener == nil {
+		return nil, errAway
+	}
+	client, server := newPipe(outboxBytes)
+	r.server.Server().ServeConn(server)
+	return client, nil
+}
+
+// Publisher is a fanout.Config's Publisher: it hands messages to the server's subscribers without a connection.
+func (r *Redis) Publisher(names contracts.Names) fanout.Publisher {
+	p := &publisher{redis: r, channels: make([]string, contracts.Lanes)}
+	for lane := range p.channels {
+		p.channels[lane] = names.LaneChannel(contracts.Lane(lane))
+	}
+	return p
+}
+
+type publisher struct {
+	redis    *Redis
+	channels []string // by lane
+}
+
+// Publish implements fanout.Publisher.
+func (p *publisher) Publish(ctx context.Context, messages []fanout.Message) error {
+	for _, m := range messages {
+		told := p.redis.channels.Load()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if told == nil {
+			return errAway
+		}
+		// Not copied: it is written into a string of its own right here.
+		told.publish(p.channels[m.Lane%contracts.Lanes], unsafe.String(unsafe.SliceData(m.Body), len(m.Body)))
+	}
 	return nil
 }
 
 // serve accepts connections until ln is closed, and then ends all of them.
 func (r *Redis) serve(ln net.Listener) {
 	server := r.server.Server()
-	server.SetPreHook(newChannels().hook)
 	defer r.server.Close()
 	for {
 		nc, err := ln.Accept()

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/contracts"
@@ -28,9 +30,8 @@ func (n *nobody) Receive(contracts.Lane, []byte) {
 func (n *nobody) Down(int) {}
 func (n *nobody) Up(int)   {}
 
-func benchmarkPublish(b *testing.B, url string) {
-	const size = 64
-	client, names := connect(b, url), fresh()
+func benchmarkPublish(b *testing.B, size int, cfg fanout.Config, names contracts.Names) {
+	client := connectWith(b, cfg)
 	r := &nobody{left: b.N * size, done: make(chan struct{})}
 	s := fanout.NewSubscriber(client, names, "bench", r, quiet)
 	defer s.Close()
@@ -43,8 +44,12 @@ func benchmarkPublish(b *testing.B, url string) {
 	if err := s.Subscribe(b.Context(), lanes...); err != nil {
 		b.Fatal(err)
 	}
-	p := fanout.NewPublisher(client, names)
+	var p fanout.Publisher = fanout.NewPublisher(client, names)
+	if cfg.Publisher != nil {
+		p = cfg.Publisher
+	}
 	b.ReportAllocs()
+	began := processor(b)
 	b.ResetTimer()
 	for range b.N {
 		if err := p.Publish(b.Context(), batch); err != nil {
@@ -53,6 +58,7 @@ func benchmarkPublish(b *testing.B, url string) {
 	}
 	<-r.done
 	b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "messages/s")
+	b.ReportMetric(float64(processor(b)-began)/1e3/float64(b.N*size), "cpu-µs/message")
 }
 
 // benchmarkEnter lets 256 callers enter rooms of 112 people through so many nodes, a room's members spread over all of
@@ -110,8 +116,27 @@ func BenchmarkEnter(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish measures batches of 64 messages until one subscriber has received them.
+// BenchmarkPublish measures publications of so many messages until one subscriber has received them.
 func BenchmarkPublish(b *testing.B) {
-	b.Run("embedded", func(b *testing.B) { benchmarkPublish(b, server(b).URL()) })
-	b.Run("real", func(b *testing.B) { benchmarkPublish(b, realURL(b)) })
+	for _, size := range []int{1, 64} {
+		b.Run(fmt.Sprint("embedded/size=", size), func(b *testing.B) {
+			benchmarkPublish(b, size, fanout.Config{URL: server(b).URL()}, fresh())
+		})
+		b.Run(fmt.Sprint("within/size=", size), func(b *testing.B) {
+			r, names := server(b), fresh()
+			benchmarkPublish(b, size, fanout.Config{URL: r.URL(), Dial: r.Dial, Publisher: r.Publisher(names)}, names)
+		})
+		b.Run(fmt.Sprint("real/size=", size), func(b *testing.B) {
+			benchmarkPublish(b, size, fanout.Config{URL: realURL(b)}, fresh())
+		})
+	}
+}
+
+// processor is the processor time that this process has taken.
+func processor(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

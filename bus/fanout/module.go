@@ -20,7 +20,7 @@ func Module() fx.Option {
 				cfg.URL = "redis://localhost:6379"
 			}
 			redis.SetLogger(driverLog{log})
-			client, err := Connect(cfg.URL)
+			client, err := cfg.Connect()
 			if err != nil {
 				return nil, err
 			}
@@ -42,7 +42,10 @@ func Module() fx.Option {
 			})
 			return client, nil
 		},
-		func(client redis.UniversalClient, names contracts.Names) Publisher {
+		func(cfg Config, client redis.UniversalClient, names contracts.Names) Publisher {
+			if cfg.Publisher != nil {
+				return cfg.Publisher
+			}
 			return NewPublisher(client, names)
 		},
 		func(client redis.UniversalClient, names contracts.Names) Roster { return NewRoster(client, names) },

@@ -24,13 +24,20 @@ const (
 type Config struct {
 	// URL is what Connect takes. Defaults to redis://localhost:6379.
 	URL string
+	// Dial makes the connections. Defaults to a TCP connection to the address, with TLS where the URL says so.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Publisher publishes in place of the client, where the server is in this process. Defaults to nil: the client does.
+	Publisher Publisher
 }
 
 // Connect makes a client from a URL: redis://user:password@host:port/db, or rediss:// for TLS. A list with commas between
 // (the later ones may be host:port alone; an empty one is skipped) is a Redis Cluster. It does not wait for the server.
 // Commands fail after 2 s or with their context, and are not tried again: who wants that knows better what a repeat means.
-func Connect(url string) (redis.UniversalClient, error) {
-	first, rest, cluster := strings.Cut(url, ",")
+func Connect(url string) (redis.UniversalClient, error) { return Config{URL: url}.Connect() }
+
+// Connect is the function Connect with c's Dial.
+func (c Config) Connect() (redis.UniversalClient, error) {
+	first, rest, cluster := strings.Cut(c.URL, ",")
 	opt, err := redis.ParseURL(strings.TrimSpace(first))
 	if err != nil {
 		return nil, fmt.Errorf("read the redis url: %w", err)
@@ -42,7 +49,10 @@ func Connect(url string) (redis.UniversalClient, error) {
 	opt.Protocol = 2
 	opt.DisableIdentity = true
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	opt.Dialer = refuseRedial(raw(redis.NewDialer(opt)))
+	if opt.Dialer = c.Dial; opt.Dialer == nil {
+		opt.Dialer = redis.NewDialer(opt)
+	}
+	opt.Dialer = refuseRedial(raw(opt.Dialer))
 	if !cluster {
 		return redis.NewClient(opt), nil
 	}

@@ -27,7 +27,12 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func connect(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
-	client, err := fanout.Connect(url)
+	return connectWith(t, fanout.Config{URL: url})
+}
+
+func connectWith(t testing.TB, cfg fanout.Config) redis.UniversalClient {
+	t.Helper()
+	client, err := cfg.Connect()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +71,12 @@ func fresh() contracts.Names { return contracts.Names{Prefix: "test-" + rand.Tex
 
 func fixture(t *testing.T, url string) bustest.FanoutFixture {
 	client, names := connect(t, url), fresh()
+	return fixtureOn(t, client, names, fanout.NewPublisher(client, names))
+}
+
+func fixtureOn(t *testing.T, client redis.UniversalClient, names contracts.Names, p fanout.Publisher) bustest.FanoutFixture {
 	return bustest.FanoutFixture{
-		Publisher: fanout.NewPublisher(client, names),
+		Publisher: p,
 		Subscriber: func(node contracts.NodeID, r fanout.Receiver) fanout.Subscriber {
 			s := fanout.NewSubscriber(client, names, node, r, quiet)
 			t.Cleanup(func() {
@@ -102,6 +111,18 @@ func TestServerRestarts(t *testing.T) {
 	bustest.Fanout(t, func(t *testing.T) bustest.FanoutFixture {
 		r := server(t)
 		f := fixture(t, r.URL())
+		f.Interrupt = func() error { r.Interrupt(); return nil }
+		f.Resume = r.Resume
+		return f
+	})
+}
+
+// Within the server's process nothing goes through its port.
+func TestWithinTheProcess(t *testing.T) {
+	bustest.Fanout(t, func(t *testing.T) bustest.FanoutFixture {
+		r, names := server(t), fresh()
+		cfg := fanout.Config{URL: "redis://nowhere:1", Dial: r.Dial}
+		f := fixtureOn(t, connectWith(t, cfg), names, r.Publisher(names))
 		f.Interrupt = func() error { r.Interrupt(); return nil }
 		f.Resume = r.Resume
 		return f

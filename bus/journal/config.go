@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type Config struct {
 	User, Password string
 	// TLS encrypts the connections and checks the brokers against the system's roots. Defaults to false.
 	TLS bool
+	// Dial makes the connections, and TLS is its own matter. Defaults to TCP.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// ClientID shows in the brokers' logs and quotas. Defaults to "parley".
 	ClientID string
 	// Linger is how long a record may wait for others to share its request: 0 for an embedded broker, 1 ms on a real
@@ -112,7 +115,10 @@ func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error
 			return min(50*time.Millisecond<<min(fails, 10), time.Second)
 		}),
 	}
-	if c.TLS {
+	switch {
+	case c.Dial != nil:
+		all = append(all, kgo.Dialer(c.Dial))
+	case c.TLS:
 		all = append(all, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
 	}
 	switch c.SASL {

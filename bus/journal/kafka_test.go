@@ -52,15 +52,23 @@ func startKafka(t testing.TB, cfg embedded.KafkaConfig) *embedded.Kafka {
 }
 
 func TestJournalEmbedded(t *testing.T) {
-	bustest.Journal(t, func(t *testing.T) bustest.JournalFixture {
-		k := startKafka(t, embedded.KafkaConfig{})
-		f := fixture(t, journal.Config{Brokers: k.Addrs(), SessionTimeout: time.Second, Class: k.Class()})
-		f.Interrupt = func() func() {
-			k.Interrupt()
-			return k.Resume
-		}
-		return f
-	})
+	for _, within := range []bool{false, true} {
+		t.Run(fmt.Sprintf("within the process %v", within), func(t *testing.T) {
+			bustest.Journal(t, func(t *testing.T) bustest.JournalFixture {
+				k := startKafka(t, embedded.KafkaConfig{})
+				cfg := journal.Config{Brokers: k.Addrs(), SessionTimeout: time.Second, Class: k.Class()}
+				if within {
+					cfg.Dial = k.Dial
+				}
+				f := fixture(t, cfg)
+				f.Interrupt = func() func() {
+					k.Interrupt()
+					return k.Resume
+				}
+				return f
+			})
+		})
+	}
 }
 
 var installations atomic.Int64

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/persist/bolt"
 )
@@ -34,7 +35,7 @@ func (d *dev) embed(dir string) error {
 			return err
 		}
 		d.later(r.Close)
-		d.set.Redis.URL = r.URL()
+		d.set.Redis = fanout.Config{URL: r.URL(), Dial: r.Dial, Publisher: r.Publisher(d.set.Names)}
 	}
 	if len(d.KafkaBrokers) == 0 {
 		cfg := embedded.KafkaConfig{Dir: filepath.Join(dir, "log"), Sync: d.Fsync, Partitions: d.set.Partitions, Names: d.set.Names, Log: d.log}
@@ -46,7 +47,7 @@ func (d *dev) embed(dir string) error {
 			return err
 		}
 		d.later(func() error { k.Close(); return nil })
-		d.set.Kafka = journal.Config{Brokers: k.Addrs(), Class: k.Class()}
+		d.set.Kafka = journal.Config{Brokers: k.Addrs(), Dial: k.Dial, Class: k.Class()}
 	}
 	if d.MongoURI == "" {
 		st, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db"), Sync: d.Fsync, Gather: storeGather})

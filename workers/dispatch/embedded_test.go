@@ -30,16 +30,17 @@ const patience = 20 * time.Second
 
 // stack is a dispatcher's real surroundings in this process.
 type stack struct {
-	t      testing.TB
-	log    *slog.Logger
-	kafka  journal.Config
-	writer *journal.KafkaWriter
-	reader *journal.KafkaLog
-	redis  redis.UniversalClient
-	nats   *rpc.NATS
-	store  *bolt.Store
-	heard  chan contracts.Envelope
-	keys   world // only for its records
+	t         testing.TB
+	log       *slog.Logger
+	kafka     journal.Config
+	writer    *journal.KafkaWriter
+	reader    *journal.KafkaLog
+	redis     redis.UniversalClient
+	publisher fanout.Publisher
+	nats      *rpc.NATS
+	store     *bolt.Store
+	heard     chan contracts.Envelope
+	keys      world // only for its records
 }
 
 func newStack(t testing.TB) *stack {
@@ -49,7 +50,7 @@ func newStack(t testing.TB) *stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(k.Close)
-	return newStackOn(t, journal.Config{Brokers: k.Addrs()})
+	return newStackOn(t, journal.Config{Brokers: k.Addrs(), Dial: k.Dial})
 }
 
 // newStackOn is newStack on a Kafka that runs already.
@@ -72,6 +73,7 @@ func newStackOn(t testing.TB, kafka journal.Config) *stack {
 	r, err := embedded.StartRedis()
 	must(err)
 	closing(r)
+	s.publisher = r.Publisher(contracts.Names{})
 	n, err := embedded.StartNATS()
 	must(err)
 	closing(n)
@@ -86,7 +88,7 @@ func newStackOn(t testing.TB, kafka journal.Config) *stack {
 	s.reader, err = journal.NewLog(s.kafka, s.log)
 	must(err)
 	closing(s.reader)
-	s.redis, err = fanout.Connect(r.URL())
+	s.redis, err = fanout.Config{URL: r.URL(), Dial: r.Dial}.Connect()
 	must(err)
 	closing(s.redis)
 	s.nats, err = rpc.Connect(rpc.Config{InProcess: n}, s.log)
@@ -127,7 +129,7 @@ func (*stack) Up(int)   {}
 func (s *stack) dispatch() (stop func()) {
 	cache := recent.New(s.redis, contracts.Names{}, recent.Config{})
 	d := dispatch.New(dispatch.Config{Partitions: 2, SessionTimeout: s.kafka.SessionTimeout}, dispatch.Deps{
-		Log: s.reader, Store: s.store, Recent: cache, Publisher: fanout.NewPublisher(s.redis, contracts.Names{}), Server: s.nats, Logger: s.log,
+		Log: s.reader, Store: s.store, Recent: cache, Publisher: s.publisher, Server: s.nats, Logger: s.log,
 		Consume: func(o journal.Owner) (journal.Consumer, error) {
 			return journal.NewConsumer(s.kafka, s.kafka.Names.DispatchGroup(), o, s.log)
 		},

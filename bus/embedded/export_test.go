@@ -1,0 +1,6 @@
+//go:build !lean
+
+package embedded
+
+// NewPipe is newPipe.
+var NewPipe = newPipe
