@@ -98,8 +98,9 @@ func (d *Dispatcher) publish(p *partition) {
 		if epoch {
 			lanes = d.lanes(p.id)
 		}
-		err := d.send(ctx, p.epoch, batch, heads, lanes)
+		err := d.tell(ctx, p.epoch, batch, heads, lanes)
 		now := time.Now()
+		d.remember(ctx, p.epoch, batch)
 		return func() {
 			if epoch && err == nil {
 				p.epochDue--
@@ -145,24 +146,10 @@ func (p *partition) headsNow(every time.Duration) (heads []said, epoch bool) {
 	return heads, epoch
 }
 
-// send puts entries into the cache and then tells entries and heads, and some lanes the epoch. Rooms are only read for what
-// never changes.
-func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []outgoing, heads []said, lanes []contracts.Lane) error {
+// tell tells entries and heads, and some lanes the epoch. Rooms are only read for what never changes.
+func (d *Dispatcher) tell(ctx context.Context, epoch contracts.Epoch, batch []outgoing, heads []said, lanes []contracts.Lane) error {
 	if !d.alive() {
 		return errNotAlive
-	}
-	if len(batch) > 0 {
-		entries := make([]recent.Entry, len(batch))
-		for i, o := range batch {
-			entries[i] = recent.Entry{Room: o.room.id, Epoch: epoch, Seq: o.seq, JSON: o.body}
-		}
-		if _, err := d.entries.Send(ctx, entries); err != nil {
-			d.redis(err)
-			d.metrics.publishErrors.Inc()
-		}
-		if !d.alive() {
-			return errNotAlive
-		}
 	}
 	out := messages(epoch, batch, heads)
 	if planted.On(planted.NoHeads) {
@@ -173,6 +160,21 @@ func (d *Dispatcher) send(ctx context.Context, epoch contracts.Epoch, batch []ou
 	}
 	_, err := d.messages.Send(ctx, out)
 	return err
+}
+
+// remember puts entries into the cache. Nobody waits for that: until then, and where it fails, a reader asks this dispatcher.
+func (d *Dispatcher) remember(ctx context.Context, epoch contracts.Epoch, batch []outgoing) {
+	if len(batch) == 0 || !d.alive() {
+		return
+	}
+	entries := make([]recent.Entry, len(batch))
+	for i, o := range batch {
+		entries[i] = recent.Entry{Room: o.room.id, Epoch: epoch, Seq: o.seq, JSON: o.body}
+	}
+	if _, err := d.entries.Send(ctx, entries); err != nil {
+		d.redis(err)
+		d.metrics.publishErrors.Inc()
+	}
 }
 
 // messages makes one message per lane of the entries, in order, and behind them those of the heads.

@@ -1,7 +1,7 @@
 // Package dispatch is the dispatcher: it reads the log, numbers it as the persister does, tells the rooms' lanes, and is
 // the authority on each room's head.
 //
-//	         poll            inbox                 ┌─► publish   recent entries, then lanes; one at a time per partition
+//	         poll            inbox                 ┌─► publish   lanes, then recent entries; one at a time per partition
 //	log ─────────► poller ──────────► actor ───────┼─► look-up   the store, for what the sequencer does not hold
 //	 │  ▲            │                 ▲  ▲        ├─► re-read   the log, for entries that the ring has dropped
 //	 │  └── commit ──┘                 │  │        └─► checkpoints, each second
