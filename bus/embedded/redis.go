@@ -141,6 +141,15 @@ func (r *Redis) Publisher(names contracts.Names) fanout.Publisher {
 	return p
 }
 
+// Add is a recent.Config's Add.
+func (r *Redis) Add(key, id, field, value string) error {
+	if r.channels.Load() == nil {
+		return errAway
+	}
+	_, err := r.server.XAdd(key, id, []string{field, value})
+	return err
+}
+
 type publisher struct {
 	redis    *Redis
 	channels []string // by lane

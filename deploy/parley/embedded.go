@@ -8,6 +8,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/persist/bolt"
 )
@@ -36,6 +37,7 @@ func (d *dev) embed(dir string) error {
 		}
 		d.later(r.Close)
 		d.set.Redis = fanout.Config{URL: r.URL(), Dial: r.Dial, Publisher: r.Publisher(d.set.Names)}
+		d.set.Recent = recent.Config{Add: r.Add}
 	}
 	if len(d.KafkaBrokers) == 0 {
 		cfg := embedded.KafkaConfig{Dir: filepath.Join(dir, "log"), Sync: d.Fsync, Partitions: d.set.Partitions, Names: d.set.Names, Log: d.log}

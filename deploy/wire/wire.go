@@ -36,6 +36,7 @@ type Settings struct {
 	Version    string
 	NATS       rpc.Config
 	Redis      fanout.Config
+	Recent     recent.Config
 	Kafka      journal.Config
 	// AcceptLoss is the persisters'; see sink.Config.
 	AcceptLoss bool
@@ -55,7 +56,7 @@ func base(s Settings, role string, node contracts.NodeID) fx.Option {
 		fx.NopLogger,
 		fx.StartTimeout(30*time.Second),
 		fx.StopTimeout(StopTimeout),
-		fx.Supply(s.Names, nats, s.Redis, recent.Config{}, log, s.Ops),
+		fx.Supply(s.Names, nats, s.Redis, s.Recent, log, s.Ops),
 		fx.Provide(func() prometheus.Registerer { return reg }),
 		rpc.Module(),
 		fanout.Module(),

@@ -37,6 +37,7 @@ type stack struct {
 	reader    *journal.KafkaLog
 	redis     redis.UniversalClient
 	publisher fanout.Publisher
+	add       func(key, id, field, value string) error
 	nats      *rpc.NATS
 	store     *bolt.Store
 	heard     chan contracts.Envelope
@@ -73,7 +74,7 @@ func newStackOn(t testing.TB, kafka journal.Config) *stack {
 	r, err := embedded.StartRedis()
 	must(err)
 	closing(r)
-	s.publisher = r.Publisher(contracts.Names{})
+	s.publisher, s.add = r.Publisher(contracts.Names{}), r.Add
 	n, err := embedded.StartNATS()
 	must(err)
 	closing(n)
@@ -127,7 +128,7 @@ func (*stack) Up(int)   {}
 
 // dispatch starts a dispatcher and waits until it owns and has read everything.
 func (s *stack) dispatch() (stop func()) {
-	cache := recent.New(s.redis, contracts.Names{}, recent.Config{})
+	cache := recent.New(s.redis, contracts.Names{}, recent.Config{Add: s.add})
 	d := dispatch.New(dispatch.Config{Partitions: 2, SessionTimeout: s.kafka.SessionTimeout}, dispatch.Deps{
 		Log: s.reader, Store: s.store, Recent: cache, Publisher: s.publisher, Server: s.nats, Logger: s.log,
 		Consume: func(o journal.Owner) (journal.Consumer, error) {

@@ -30,6 +30,9 @@ type Config struct {
 	Keep int
 	// TTL is how long a room's entries stay after the last one, or somewhat shorter. Defaults to 24 h.
 	TTL time.Duration
+	// Add is XADD of one field in place of the client, where the server is in this process; it says what Redis says. Defaults
+	// to nil: the client does.
+	Add func(key, id, field, value string) error
 }
 
 // Redis is a Cache in Redis: one stream per room and epoch.
@@ -69,6 +72,9 @@ func (r *Redis) Append(ctx context.Context, entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	if r.cfg.Add != nil {
+		return r.add(ctx, entries)
+	}
 	pipe := r.client.Pipeline()
 	added := make([]*redis.StringCmd, len(entries))
 	for i, e := range entries {
@@ -77,7 +83,7 @@ func (r *Redis) Append(ctx context.Context, entries []Entry) error {
 			Stream: key,
 			MaxLen: int64(r.cfg.Keep),
 			Approx: true,
-			ID:     strconv.FormatUint(uint64(e.Seq), 10) + "-0",
+			ID:     entryID(e.Seq),
 			Values: []any{field, seal(e)},
 		})
 		if r.touch(e) {
@@ -96,6 +102,33 @@ func (r *Redis) Append(ctx context.Context, entries []Entry) error {
 	}
 	return nil
 }
+
+// add is Append where the server is in this process: only what keeps streams short is sent to it.
+func (r *Redis) add(ctx context.Context, entries []Entry) error {
+	pipe := r.client.Pipeline()
+	for _, e := range entries {
+		key := r.names.RecentKey(e.Room, e.Epoch)
+		if err := r.cfg.Add(key, entryID(e.Seq), field, string(seal(e))); err != nil && !refused(err) {
+			r.forget(entries)
+			return fmt.Errorf("append %d recent entries: room %s, seq %d: %w", len(entries), e.Room, e.Seq, err)
+		}
+		if r.touch(e) {
+			pipe.XTrimMaxLenApprox(ctx, key, int64(r.cfg.Keep), 0)
+			pipe.Expire(ctx, key, r.cfg.TTL)
+		}
+	}
+	if pipe.Len() == 0 {
+		return nil
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		r.forget(entries)
+		return fmt.Errorf("trim recent entries: %w", err)
+	}
+	return nil
+}
+
+// entryID is an entry's id in its stream.
+func entryID(seq contracts.Seq) string { return strconv.FormatUint(uint64(seq), 10) + "-0" }
 
 // touch reports whether the stream's expiry is to be set: with the first entry that this process appends, then each quarter of the TTL
 // and every 64 entries. A stream that was lost meanwhile gets an expiry again by that.
@@ -139,7 +172,7 @@ func (r *Redis) Read(ctx context.Context, queries []Query) ([][]contracts.Number
 			results[i] = []contracts.NumberedJSON{}
 		case q.From >= 1 && uint64(q.To-q.From) < uint64(r.cfg.Keep+trimSlack):
 			asked[i] = pipe.XRange(ctx, r.names.RecentKey(q.Room, q.Epoch),
-				strconv.FormatUint(uint64(q.From), 10)+"-0", strconv.FormatUint(uint64(q.To), 10)+"-0")
+				entryID(q.From), entryID(q.To))
 		}
 	}
 	if pipe.Len() == 0 {
@@ -167,7 +200,7 @@ func open(q Query, messages []redis.XMessage) []contracts.NumberedJSON {
 	for i, m := range messages {
 		seq := q.From + contracts.Seq(i)
 		value, _ := m.Values[field].(string)
-		if m.ID != strconv.FormatUint(uint64(seq), 10)+"-0" || len(value) <= sumBytes {
+		if m.ID != entryID(seq) || len(value) <= sumBytes {
 			return nil
 		}
 		e := Entry{Room: q.Room, Epoch: q.Epoch, Seq: seq, JSON: []byte(value[sumBytes:])}

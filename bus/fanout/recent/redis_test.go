@@ -59,6 +59,13 @@ func TestEmbedded(t *testing.T) {
 	})
 }
 
+func TestWithinTheProcess(t *testing.T) {
+	r := server(t)
+	bustest.Recent(t, keep, func(t *testing.T) recent.Cache {
+		return recent.New(connect(t, r.URL()), fresh(), recent.Config{Keep: keep, Add: r.Add})
+	})
+}
+
 func TestReal(t *testing.T) {
 	url := os.Getenv("PARLEY_TEST_REDIS_URL")
 	if url == "" {
