@@ -226,11 +226,13 @@ func testJournalSlowAssign(t *testing.T, s *journalSuite) {
 	s.fill(t, 1, 0, 3)
 	var ended atomic.Bool
 	release := make(chan struct{})
+	asked := make(chan struct{}, 100)
 	r := newJournalReader(t, s.JournalFixture, "g", func(r *journalReader) {
 		r.start = func(ctx context.Context, partition int32, _ *journal.Commit) (int64, error) {
 			if partition != 0 {
 				return 0, nil
 			}
+			asked <- struct{}{}
 			select {
 			case <-release:
 				return 1, nil
@@ -242,6 +244,7 @@ func testJournalSlowAssign(t *testing.T, s *journalSuite) {
 	})
 	r.waitNext(1, 3)
 	r.waitOwned(s.Partitions - 1)
+	<-asked
 	close(release)
 	r.waitNext(0, 3)
 	if diff := cmp.Diff(journalValues(1, 3), r.values(0)); diff != "" {
@@ -252,6 +255,7 @@ func testJournalSlowAssign(t *testing.T, s *journalSuite) {
 	release = make(chan struct{})
 	again := newJournalReader(t, s.JournalFixture, "g", func(n *journalReader) { n.start = r.start })
 	again.waitOwned(s.Partitions - 1)
+	<-asked
 	again.close()
 	if !ended.Load() {
 		t.Error("the context of a waiting Assign did not end when the partition was given up")
