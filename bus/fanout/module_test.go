@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -14,10 +15,28 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
+// lines is what was written, also by a dial that goes on after its client was closed.
+type lines struct {
+	mu  sync.Mutex // guards out
+	out bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.String()
+}
+
 // What the driver says of its own accord is for who looks for it.
 func TestDriverLog(t *testing.T) {
 	for level, heard := range map[slog.Level]bool{slog.LevelDebug: true, slog.LevelInfo: false} {
-		var out bytes.Buffer
+		var out lines
 		var client redis.UniversalClient
 		app := fxtest.New(t, fx.NopLogger, fanout.Module(), fx.Populate(&client),
 			fx.Supply(fanout.Config{URL: "redis://127.0.0.1:1"}, contracts.Names{},
