@@ -314,6 +314,11 @@ func testJournalTrim(t *testing.T, s *journalSuite) {
 			t.Errorf("bounds after trim below %d: %d, %d, %v", tt.before, start, end, err)
 		}
 	}
+	s.fill(t, 1, 0, 3)
+	all, err := s.log.Extents(s.ctx)
+	if want := []journal.Extent{{Start: 19, End: 20}, {End: 3}}; err != nil || len(all) != s.Partitions || !slices.Equal(all[:2], want) {
+		t.Errorf("extents: %v, %v; want %v", all, err, want)
+	}
 	if _, err := s.log.Read(s.ctx, 0, 18, 10); !errors.Is(err, journal.ErrOutOfRange) {
 		t.Errorf("read what was trimmed: %v", err)
 	}

@@ -109,12 +109,17 @@ const (
 	DurabilityVolatile   Durability = "volatile"   // in memory
 )
 
+// Extent is what a partition holds: the first offset, and the one behind the last.
+type Extent struct{ Start, End int64 }
+
 // Log looks into partitions from outside any group. It is safe for concurrent use.
 type Log interface {
 	// Ensure creates the topic if it is missing, without limits of time or size, and checks its partition count.
 	Ensure(ctx context.Context, partitions int) error
 	// Bounds returns the first offset held and the one behind the last.
 	Bounds(ctx context.Context, partition int32) (start, end int64, err error)
+	// Extents returns the bounds of all partitions, by partition, in a few requests whatever their number.
+	Extents(ctx context.Context) ([]Extent, error)
 	// Read returns up to max records from an offset on, in order, without waiting for more than there are. It may return
 	// fewer (it stops at about 16 MiB); only none at all means that from is the end. ErrOutOfRange below the start or above the
 	// end.

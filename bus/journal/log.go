@@ -173,6 +173,39 @@ func (l *KafkaLog) Bounds(ctx context.Context, partition int32) (start, end int6
 	return start, end, nil
 }
 
+// Extents implements Log.
+func (l *KafkaLog) Extents(ctx context.Context) (all []Extent, err error) {
+	err = retry(ctx, func() error {
+		starts, err := l.adm.ListStartOffsets(ctx, l.topic)
+		if err == nil {
+			err = starts.Error()
+		}
+		if err != nil {
+			return err
+		}
+		ends, err := l.adm.ListEndOffsets(ctx, l.topic)
+		if err == nil {
+			err = ends.Error()
+		}
+		if err != nil {
+			return err
+		}
+		all = make([]Extent, len(ends[l.topic]))
+		for p, end := range ends[l.topic] {
+			start, ok := starts.Lookup(l.topic, p)
+			if !ok || int(p) >= len(all) {
+				return errAgain
+			}
+			all[p] = Extent{Start: start.Offset, End: end.Offset}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bounds of all partitions: %w", err)
+	}
+	return all, nil
+}
+
 // Read implements Log.
 func (l *KafkaLog) Read(ctx context.Context, partition int32, from int64, max int) ([]Record, error) {
 	var (

@@ -66,6 +66,8 @@ func (l *memoryLog) Bounds(_ context.Context, id int32) (start, end int64, err e
 	return p.start, p.start + int64(len(p.values)), nil
 }
 
+func (l *memoryLog) Extents(context.Context) ([]journal.Extent, error) { panic("not asked") }
+
 func (l *memoryLog) Read(_ context.Context, id int32, from int64, limit int) ([]journal.Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -28,7 +28,8 @@ func (l fakeLog) Read(ctx context.Context, p int32, from int64, limit int) ([]jo
 	return l.w.log(p).read(from, limit), errors.Join(ctx.Err(), l.w.log(p).check(from))
 }
 
-func (fakeLog) Ensure(context.Context, int) error { return nil }
+func (fakeLog) Extents(context.Context) ([]journal.Extent, error) { panic("not asked") }
+func (fakeLog) Ensure(context.Context, int) error                 { return nil }
 func (fakeLog) Committed(context.Context, string) (map[int32]journal.Commit, error) {
 	return nil, nil
 }

@@ -253,6 +253,19 @@ func (v *view) Bounds(_ context.Context, id int32) (start, end int64, err error)
 	return v.log.parts[id].start, v.log.parts[id].end(), nil
 }
 
+func (v *view) Extents(context.Context) ([]journal.Extent, error) {
+	if err := v.reach(); err != nil {
+		return nil, err
+	}
+	v.log.mu.Lock()
+	defer v.log.mu.Unlock()
+	all := make([]journal.Extent, len(v.log.parts))
+	for i, p := range v.log.parts {
+		all[i] = journal.Extent{Start: p.start, End: p.end()}
+	}
+	return all, nil
+}
+
 func (v *view) Read(_ context.Context, id int32, from int64, most int) ([]journal.Record, error) {
 	if err := v.reach(); err != nil {
 		return nil, err
