@@ -21,6 +21,9 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
+// segmentBytes is how much of a partition is in one file. Files are deleted whole.
+const segmentBytes = 16 << 20
+
 // KafkaConfig is how a Kafka runs.
 type KafkaConfig struct {
 	// Dir holds the log and the groups' commits. The caller keeps others out of it: a second broker would open it without
@@ -58,6 +61,9 @@ func StartKafka(cfg KafkaConfig) (*Kafka, error) {
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ListenFn(k.gate.listen),
+		// Its default of 100 MiB would stay on the disk, in each partition, long after all of it was trimmed, and come
+		// back into the log after a crash.
+		kfake.BrokerConfigs(map[string]string{"log.segment.bytes": fmt.Sprint(segmentBytes)}),
 		kfake.GroupMinSessionTimeout(100 * time.Millisecond), // so that tests need not wait for it
 		kfake.WithLogger(kafkaLog{cfg.Log}),
 	}
