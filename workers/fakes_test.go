@@ -66,6 +66,8 @@ type world struct {
 	calls    int
 	appends  []func(int64, error)               // callbacks held back
 	onAppend func(n int) (hold bool, err error) // of the n-th append, from 0
+	extents  []journal.Extent
+	extErr   error
 
 	online      map[contracts.RoomID]map[contracts.UserID]contracts.Person
 	base        int // people in every room beside those in online
@@ -91,7 +93,7 @@ func newWorld(t testing.TB, change func(*workers.Config)) *world {
 		change(&cfg)
 	}
 	w, err := workers.New(cfg, workers.Deps{
-		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f),
+		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f), Extents: (*fakeLog)(f),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +113,7 @@ func newWorld(t testing.TB, change func(*workers.Config)) *world {
 func (f *world) replace(change func(*workers.Deps)) {
 	f.t.Helper()
 	deps := workers.Deps{
-		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f),
+		Ask: (*fakeAsk)(f), Log: (*fakeLog)(f), Recent: (*fakeRecent)(f), Publisher: (*fakePublisher)(f), Roster: (*fakeRoster)(f), Store: (*fakeStore)(f), Extents: (*fakeLog)(f),
 	}
 	change(&deps)
 	w, err := workers.New(workers.Config{Node: "worker1", Partitions: 8, Secret: secret, Version: "1.2.3", Durability: "process"}, deps)
@@ -387,6 +389,12 @@ func (l *fakeLog) Append(partition int32, key string, value []byte, done func(in
 		return
 	}
 	go done(int64(n), nil)
+}
+
+func (l *fakeLog) Extents(context.Context) ([]journal.Extent, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.extents, l.extErr
 }
 
 type fakePublisher world

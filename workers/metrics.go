@@ -8,6 +8,7 @@ type metrics struct {
 	memberDropped prometheus.Counter
 	eventsLost    prometheus.Counter
 	cacheErrors   prometheus.Counter
+	logFull       prometheus.Counter
 }
 
 // newMetrics registers the worker's metrics; a nil registerer keeps them to themselves.
@@ -34,12 +35,16 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 			Name: "parley_worker_cache_errors_total",
 			Help: "Reads of recent entries that failed or took too long; the dispatcher or the store was read instead.",
 		}),
+		logFull: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_worker_sends_refused_log_full_total",
+			Help: "Messages refused because the log was at its size limit.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost, m.cacheErrors,
+		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost, m.cacheErrors, m.logFull,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_sends_in_flight", Help: "Sends that are worked on.",
 		}, func() float64 { return float64(w.sending.Load()) }),
@@ -52,6 +57,17 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_memberships_waiting", Help: "Memberships that wait to be written.",
 		}, func() float64 { return float64(w.members.waiting()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_log_bytes", Help: "Bytes in the log that wait to be trimmed, as far as this worker knows their size; 0 without a limit.",
+		}, func() float64 {
+			if w.logSize == nil {
+				return 0
+			}
+			return float64(w.logSize.held.Load())
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "parley_worker_limit_log_bytes", Help: "Bytes in the log above which sends are refused; 0 is off.",
+		}, func() float64 { return float64(w.cfg.LogBytes) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_limit_sends_per_second", Help: "Messages per second of one person; 0 is off.",
 		}, func() float64 { return w.cfg.Limits.SendsPerS }),

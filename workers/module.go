@@ -29,6 +29,7 @@ type needs struct {
 	Publisher  fanout.Publisher
 	Roster     fanout.Roster
 	Store      Store
+	Extents    Extents
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -38,7 +39,7 @@ func Module() fx.Option {
 	return fx.Module("workers",
 		fx.Provide(func(lc fx.Lifecycle, n needs) (*Worker, error) {
 			w, err := New(n.Config, Deps{
-				Ask: n.Ask, Log: n.Log, Recent: n.Recent, Publisher: n.Publisher, Roster: n.Roster, Store: n.Store,
+				Ask: n.Ask, Log: n.Log, Recent: n.Recent, Publisher: n.Publisher, Roster: n.Roster, Store: n.Store, Extents: n.Extents,
 				Logger: n.Logger, Registerer: n.Registerer,
 			})
 			if err != nil {

@@ -39,6 +39,7 @@ func TestModuleServesFromStartToStop(t *testing.T) {
 		func() rpc.Client { return (*fakeAsk)(f) },
 		func() rpc.Server { return s },
 		func() journal.Writer { return (*fakeLog)(f) },
+		func() workers.Extents { return nil },
 		func() recent.Cache { return (*fakeRecent)(f) },
 		func() fanout.Publisher { return (*fakePublisher)(f) },
 		func() fanout.Roster { return (*fakeRoster)(f) },

@@ -33,6 +33,7 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		}
 	}
 	partition := w.partition(r.Room)
+	full := w.logSize != nil && w.logSize.full.Load() // once, so that nothing of a batch overtakes
 	for i, body := range bodies {
 		if err := b.barred(i); err != nil {
 			b.settle(i, contracts.Answer{Err: err})
@@ -41,7 +42,12 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		now := time.Now()
 		record, keyed, err := w.parseSend(r, body, now)
 		b.keyed[i] = keyed // read under b.mu by those behind i only, which come later
-		if err == nil {
+		switch {
+		case err != nil:
+		case full:
+			w.metrics.logFull.Inc()
+			err = errLogAtLimit
+		default:
 			err = w.limitSend(r, now)
 		}
 		var value []byte
@@ -57,6 +63,9 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		}
 		if planted.On(planted.WorkerPublishes) {
 			w.publishEarly(&record)
+		}
+		if w.logSize != nil {
+			w.logSize.wrote(len(value))
 		}
 		w.deps.Log.Append(partition, string(r.Room), value, func(_ int64, err error) {
 			w.metrics.appendSeconds.Observe(time.Since(now).Seconds())

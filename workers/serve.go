@@ -78,9 +78,22 @@ func (w *Worker) Services() []rpc.Service {
 	return []rpc.Service{s}
 }
 
-// Serve registers the worker's services. stop unregisters them.
+// Serve registers the worker's services, and watches the log's size where it is limited. stop ends both.
 func (w *Worker) Serve(server rpc.Server) (stop func() error, err error) {
 	var stops []func() error
+	if w.logSize != nil {
+		ctx, cancel := context.WithCancel(w.background)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			w.logSize.watch(ctx)
+		}()
+		stops = append(stops, func() error {
+			cancel()
+			<-watched
+			return nil
+		})
+	}
 	stop = func() error {
 		var errs []error
 		for _, s := range stops {

@@ -67,6 +67,13 @@ type Config struct {
 	// MaxMemberWrites bounds the memberships that wait to be written. Defaults to 10,000; above it they are left for the
 	// person's next join.
 	MaxMemberWrites int
+
+	// LogBytes bounds, to within what is written in some seconds, the bytes of records in the log beyond LogKeep of each
+	// partition: above it sends are refused as overloaded. They count as long as the workers' records are on average, neither
+	// compressed nor replicated. Defaults to 0: off.
+	LogBytes int64
+	// LogKeep is how many records of a partition the persister leaves in the log at least.
+	LogKeep int64
 }
 
 // Limits bounds what clients send and get. The zero value of a field means its default.
@@ -124,6 +131,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("the secret has %d bytes: use at least %d", len(c.Secret), minSecret)
 	case len(c.Secret) == 0 && c.JWKSURL == "":
 		return errors.New("neither a secret nor a JWKS URL: nobody could connect")
+	case c.LogBytes < 0 || c.LogKeep < 0:
+		return errors.New("a limit of the log below zero")
 	case c.Limits.ReplyBytes > contracts.MaxServerFrame-replyOverhead:
 		return fmt.Errorf("replies of %d bytes: at most %d fit a frame", c.Limits.ReplyBytes, contracts.MaxServerFrame-replyOverhead)
 	}
@@ -140,7 +149,7 @@ type Store interface {
 	PublicRooms(ctx context.Context, after contracts.RoomID, limit int) ([]contracts.RoomInfo, error)
 }
 
-// Deps is what a worker works with. All but Logger and Registerer are required. The caller closes them, after the worker.
+// Deps is what a worker works with. All but Extents, Logger and Registerer are required. The caller closes them, after the worker.
 type Deps struct {
 	Ask       rpc.Client // to the dispatchers
 	Log       journal.Writer
@@ -148,6 +157,8 @@ type Deps struct {
 	Publisher fanout.Publisher
 	Roster    fanout.Roster
 	Store     Store
+	// Extents is needed with Config.LogBytes only.
+	Extents Extents
 	// Logger defaults to one that drops everything.
 	Logger *slog.Logger
 	// Registerer gets the worker's metrics. Defaults to none.
@@ -173,6 +184,7 @@ type Worker struct {
 	telling   telling
 	sends     *sendRates[contracts.UserID]
 	roomSends *sendRates[contracts.RoomID]
+	logSize   *logSize // nil: no limit
 
 	// background ends when the worker closes: for work that outlives the request it began with.
 	background context.Context
@@ -193,6 +205,9 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if deps.Ask == nil || deps.Log == nil || deps.Recent == nil || deps.Publisher == nil || deps.Roster == nil || deps.Store == nil {
 		return nil, errors.New("a worker needs a client to the dispatchers, the log, the cache, a publisher, a roster and a store")
 	}
+	if cfg.LogBytes > 0 && deps.Extents == nil {
+		return nil, errors.New("a worker with a limit of the log needs the log's extents")
+	}
 	cfg.setDefaults()
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
@@ -204,6 +219,9 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.line = line{most: cfg.MaxInFlight, mostWaiting: cfg.MaxWaiting, serve: w.serve}
 	w.upkeep = line{most: cfg.MaxInFlight, mostWaiting: cfg.MaxWaiting, serve: w.serve}
 	w.background, w.cancel = context.WithCancel(context.Background())
+	if cfg.LogBytes > 0 {
+		w.logSize = &logSize{limit: cfg.LogBytes, keep: cfg.LogKeep, extents: deps.Extents, log: w.log}
+	}
 	var err error
 	if w.metrics, err = newMetrics(deps.Registerer, w); err != nil {
 		return nil, fmt.Errorf("register worker metrics: %w", err)
@@ -235,6 +253,14 @@ func (w *Worker) inLine() (working, waiting int) {
 	working, waiting = w.line.count()
 	more, behind := w.upkeep.count()
 	return working + more, waiting + behind
+}
+
+// LogState tells operators how much of the log's size limit is taken; ok is false where there is none.
+func (w *Worker) LogState() (state string, ok bool) {
+	if w.logSize == nil {
+		return "", false
+	}
+	return w.logSize.state(), true
 }
 
 // Ready says why requests would not be served well, or nil.

@@ -185,7 +185,7 @@ func limitsMet(errs map[string]int64, d *driver) []string {
 		{"history: rate_limited", fmt.Sprintf("frames per second (frames_per_s=%s)", short(limits.FramesPerS))},
 		{"send: too_large", fmt.Sprintf("size of a message (text_bytes=%d, text_runes=%d)", limits.TextBytes, limits.TextRunes)},
 		{"join: too_many_rooms", fmt.Sprintf("rooms per connection (rooms=%d)", limits.Rooms)},
-		{"send: overloaded", "the server's queues"},
+		{"send: overloaded", "the server's queues, or its log is at its size limit"},
 		{"upgrade answered: 429", "connections per address"},
 		{"upgrade answered: 503", "connections or handshakes of the server"},
 		{"closed by the server with 4409", "connections per user"},

@@ -49,6 +49,7 @@ type devCmd struct {
 	Write        string `name:"write" env:"PARLEY_WRITE" placeholder:"FILE" help:"Let other processes of this machine use the servers, and write their addresses to a file, for: . FILE && parley edge."`
 	Portable     bool   `name:"portable" env:"PARLEY_PORTABLE" help:"A goroutine per connection instead of epoll, as elsewhere than on Linux."`
 	Limits       bool   `name:"limits" env:"PARLEY_LIMITS" help:"Turn on the limits per second, per address and per person, as in parley edge and parley worker. Off, so that a first load test meets none."`
+	LogBytes     int64  `name:"log-bytes" env:"PARLEY_LOG_BYTES" default:"1073741824" placeholder:"BYTES" help:"Size of the log above which sends are refused as overloaded until it was stored and trimmed. 0 is off."`
 	clients      `embed:""`
 	process      `embed:""`
 	accounts     `embed:""`
@@ -60,6 +61,9 @@ type devCmd struct {
 func (c *devCmd) Validate() error {
 	if c.Edges < 0 || c.Edges > 64 {
 		return fmt.Errorf("--edges %d: must be 0 to 64", c.Edges)
+	}
+	if c.LogBytes < 0 {
+		return fmt.Errorf("--log-bytes %d: must be 0 (off) or more", c.LogBytes)
 	}
 	if c.Edges == 0 && c.Write == "" {
 		return errors.New("--edges 0: name a file with --write, by which the edges find the servers")
@@ -225,6 +229,7 @@ func (d *dev) start(ctx context.Context) error {
 	}
 	worker := d.accounts.worker("worker-1")
 	d.workerLimits.set(&worker, d.Limits)
+	worker.LogBytes = d.LogBytes
 	if err := d.run(ctx, wire.Worker(d.set, worker, d.class, wire.Audit(d.set, auditEvery))); err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ type workerCmd struct {
 	accounts     `embed:""`
 	workerLimits `embed:""`
 	Limits       bool          `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second. --no-limits for load tests."`
+	LogBytes     int64         `name:"log-bytes" env:"PARLEY_LOG_BYTES" default:"0" placeholder:"BYTES" help:"Size of the log, uncompressed and without replicas, above which sends are refused as overloaded until the persister has stored and trimmed; see workers/README.md. 0 is off: only you know the brokers' disks."`
 	Audit        time.Duration `name:"audit" env:"PARLEY_AUDIT" default:"30s" help:"How often this worker compares a stretch of the log with what became of it; see the metrics parley_audit_…. 0 is off."`
 }
 
@@ -119,6 +120,9 @@ type workerCmd struct {
 func (c *workerCmd) Validate() error {
 	if c.Audit < 0 || c.Audit > 0 && c.Audit < time.Second {
 		return fmt.Errorf("--audit %v: must be 1s or more, or 0 for off", c.Audit)
+	}
+	if c.LogBytes < 0 {
+		return fmt.Errorf("--log-bytes %d: must be 0 (off) or more", c.LogBytes)
 	}
 	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.workerLimits.Validate())
 }
@@ -138,6 +142,7 @@ func (c *workerCmd) Run(ctx context.Context, s streams) error {
 	}
 	cfg := c.accounts.worker(node)
 	c.workerLimits.set(&cfg, c.Limits)
+	cfg.LogBytes = c.LogBytes
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, class journal.Durability) fx.Option {
 		if c.Audit == 0 {
 			return wire.Worker(set, cfg, class)

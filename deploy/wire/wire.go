@@ -87,15 +87,22 @@ func Edge(s Settings, cfg edge.Config, more ...fx.Option) fx.Option {
 // Worker is the graph of a worker. durability is the log's class, told to clients.
 func Worker(s Settings, cfg workers.Config, durability journal.Durability, more ...fx.Option) fx.Option {
 	cfg.Names, cfg.Partitions, cfg.Version, cfg.Durability = s.Names, s.Partitions, s.Version, string(durability)
+	cfg.LogKeep = sink.KeepRecords
 	return fx.Options(base(s, "worker", cfg.Node), stores(s), recent.Module(),
-		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), workers.Module(),
-		fx.Invoke(func(w *workers.Worker, o *ops.Server) { o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready}) }),
+		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(),
+		fx.Provide(func(l journal.Log) workers.Extents { return l }),
+		fx.Invoke(func(w *workers.Worker, o *ops.Server) {
+			o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready})
+			if _, limited := w.LogState(); limited {
+				o.Tell(string(cfg.Node)+" log", func() string { state, _ := w.LogState(); return state })
+			}
+		}),
 		fx.Options(more...))
 }
 
 // Audit adds to a worker's graph what samples the log and checks the promises, so often.
 func Audit(s Settings, every time.Duration) fx.Option {
-	return fx.Options(journal.LogModule(), audit.Module(),
+	return fx.Options(audit.Module(),
 		fx.Provide(func() audit.Store { return s.Store }),
 		fx.Supply(audit.Config{Names: s.Names, Partitions: s.Partitions, Every: every}))
 }

@@ -49,6 +49,9 @@ type Store interface {
 	Bury(ctx context.Context, d store.DeadLetter) error
 }
 
+// KeepRecords is the default of Config.KeepRecords.
+const KeepRecords = 10_000
+
 // Config bounds the persister's work.
 type Config struct {
 	// Names builds the names of the groups. Defaults to those under "parley".
@@ -64,7 +67,7 @@ type Config struct {
 	BulkDelay   time.Duration
 	// BacklogBytes bounds the records that one partition holds, with an allowance for each. Defaults to 4 MiB.
 	BacklogBytes int
-	// KeepRecords is how many records the log keeps below what store and dispatcher still need. Defaults to 10,000.
+	// KeepRecords is how many records the log keeps below what store and dispatcher still need. Defaults to KeepRecords.
 	KeepRecords int64
 	// KeepEvery is the pause between two comparisons of log and store, after which the log is trimmed. Defaults to a
 	// minute.
@@ -101,7 +104,7 @@ func (c Config) withDefaults() Config {
 	orTime(&c.BulkDelay, 50*time.Millisecond)
 	or(&c.BacklogBytes, 4<<20)
 	if c.KeepRecords == 0 {
-		c.KeepRecords = 10_000
+		c.KeepRecords = KeepRecords
 	}
 	orTime(&c.KeepEvery, time.Minute)
 	orTime(&c.FlushTimeout, 3*time.Second)
