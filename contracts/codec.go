@@ -182,7 +182,8 @@ func HashRecord(value []byte) Hash {
 	return Hash(sum[:16])
 }
 
-// AppendEntry appends e as clients get it, live and in replies. Equal entries give equal bytes.
+// AppendEntry appends e as clients get it, live and in replies. Equal entries give equal bytes. A message without a text, which
+// nobody can send, is a tombstone.
 func AppendEntry(dst []byte, e *Entry) []byte {
 	dst = append(dst, `{"event":"`...)
 	dst = append(dst, e.Kind...)
@@ -198,8 +199,12 @@ func AppendEntry(dst []byte, e *Entry) []byte {
 	dst = AppendPerson(dst, e.From)
 	dst = append(dst, `,"key":"`...)
 	dst = e.Key.append(dst)
-	dst = append(dst, `","text":`...)
-	dst = AppendString(dst, e.Text)
+	if e.Text == "" && e.Kind == KindMessage {
+		dst = append(dst, `","deleted":true`...)
+	} else {
+		dst = append(dst, `","text":`...)
+		dst = AppendString(dst, e.Text)
+	}
 	if e.ReplyTo != 0 {
 		dst = append(dst, `,"reply_to":`...)
 		dst = strconv.AppendUint(dst, uint64(e.ReplyTo), 10)
@@ -209,6 +214,29 @@ func AppendEntry(dst []byte, e *Entry) []byte {
 		dst = append(dst, e.Meta...)
 	}
 	return append(dst, '}')
+}
+
+// HideEntry returns what AppendEntry made of a message as it is for the tombstone, if the message's time is before then, in
+// Unix milliseconds; any other entry as it is.
+func HideEntry(entry []byte, then int64) []byte {
+	_, rest, found := bytes.Cut(entry, []byte(`,"time":`)) // neither a kind nor a room's id can hold this
+	digits, _, ended := bytes.Cut(rest, []byte{','})
+	if at, err := strconv.ParseInt(string(digits), 10, 64); !found || !ended || err != nil || at >= then {
+		return entry
+	}
+	var e struct {
+		Event Kind  `json:"event"`
+		Seq   Seq   `json:"seq"`
+		Epoch Epoch `json:"epoch"`
+		Record
+	}
+	if json.Unmarshal(entry, &e) != nil || e.Event != KindMessage {
+		return entry
+	}
+	old := Entry{Record: e.Record, Seq: e.Seq, Epoch: e.Epoch}
+	old.Kind = e.Event
+	old.Blank()
+	return AppendEntry(nil, &old)
 }
 
 // AppendPerson appends p as JSON.

@@ -196,6 +196,36 @@ func TestAppendEntryGolden(t *testing.T) {
 	if got, want := string(contracts.AppendEntry([]byte("x"), &e)), "x"+start+`,"reply_to":57,"meta":{"color":"red"}}`; got != want {
 		t.Errorf("AppendEntry\n got %s\nwant %s", got, want)
 	}
+	e.Blank()
+	stone := strings.Replace(start[:strings.Index(start, `,"text"`)], `"name":"Ada Lovelace"`, `"name":"u1"`, 1) + `,"deleted":true,"reply_to":57}`
+	if got := string(contracts.AppendEntry(nil, &e)); got != stone {
+		t.Errorf("a tombstone\n got %s\nwant %s", got, stone)
+	}
+}
+
+// TestHideEntry makes the same of an encoding as of the entry itself, whatever a person may have written.
+func TestHideEntry(t *testing.T) {
+	for _, text := range []string{"hi", `","time":1,"text":"`, "\x00\u2028é<&>"} {
+		e := contracts.Entry{Record: sampleRecord(), Seq: 58, Epoch: 3}
+		e.Text, e.From.Name, e.Meta, e.ReplyTo = text, `a,"time":1,`, json.RawMessage(`{"text":"x","time":2}`), 4
+		whole := contracts.AppendEntry(nil, &e)
+		if got := contracts.HideEntry(whole, e.Stamp); string(got) != string(whole) {
+			t.Errorf("hid what is not older: %s", got)
+		}
+		e.Blank()
+		stone := string(contracts.AppendEntry(nil, &e))
+		for range 2 { // a tombstone stays one
+			whole = contracts.HideEntry(whole, e.Stamp+1)
+			if string(whole) != stone {
+				t.Errorf("hidden\n got %s\nwant %s", whole, stone)
+			}
+		}
+	}
+	for _, odd := range []string{"", "{", `{"event":"member","room":"a","seq":1,"epoch":1,"time":5,"change":"joined"}`, `{"event":"message","room":"a","seq":1,"epoch":1,"time":x,`, `,"time":5,`} {
+		if got := string(contracts.HideEntry([]byte(odd), 100)); got != odd {
+			t.Errorf("%q became %q", odd, got)
+		}
+	}
 }
 
 func TestAppendString(t *testing.T) {

@@ -52,6 +52,9 @@ type Entry struct {
 	Hash Hash
 }
 
+// Blank makes e a tombstone: what was said is gone, and by which name; where it stands, when it came and whose it is stay.
+func (e *Entry) Blank() { e.Text, e.Meta, e.From.Name = "", nil, string(e.From.ID) }
+
 // Position is the entry's place in the log.
 func (e *Entry) Position() Position { return Position{Epoch: e.Epoch, Offset: e.Offset} }
 
