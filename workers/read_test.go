@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -239,5 +240,45 @@ func TestRooms(t *testing.T) {
 			f.set(func() { f.storeDown, f.silent = false, true })
 			wantErr(t, f.do(cmd(contracts.OpRooms, `{"all":true}`)), contracts.CodeUnavailable, "")
 		})
+	})
+}
+
+// TestOldMessagesAreHidden wherever they are read: the cache and the dispatcher still have their text.
+func TestOldMessagesAreHidden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hidden = 30
+		then := time.UnixMilli(1_790_000_000_000 + hidden + 1) // an entry is as many milliseconds later as its seq
+		time.Sleep(time.Until(then.Add(24 * time.Hour)))
+		for name, place := range map[string]func(f *world){
+			"cache":      func(f *world) { f.floor = 61 },
+			"dispatcher": func(f *world) { f.cacheDown = true },
+			"store":      func(f *world) { f.cacheDown, f.floor = true, 61 },
+			"two places": func(f *world) { f.cacheDown, f.floor = true, 25 },
+		} {
+			f := newWorld(t, func(c *workers.Config) { c.Retain = 24 * time.Hour })
+			f.head, f.truth, f.stored = 60, 60, 60
+			for seq := range contracts.Seq(60) {
+				f.cached[seq+1] = true
+			}
+			place(f)
+			var join contracts.JoinOK
+			for _, c := range []contracts.Command{
+				cmd(contracts.OpHistory, `{"limit":60}`), cmd(contracts.OpJoin, `{"limit":60}`), cmd(contracts.OpJoin, `{"since":{"epoch":3,"seq":0}}`),
+			} {
+				join = decode[contracts.JoinOK](t, f.do(c))
+				if len(join.Entries) != 60 {
+					t.Fatalf("%s: %d entries of 60", name, len(join.Entries))
+				}
+				for i, raw := range join.Entries {
+					e := f.entry("lobby", contracts.Seq(i+1))
+					if e.Seq <= hidden {
+						e.Blank()
+					}
+					if want := string(contracts.AppendEntry(nil, &e)); string(raw) != want {
+						t.Fatalf("%s: entry %d is\n%s, want\n%s", name, e.Seq, raw, want)
+					}
+				}
+			}
+		}
 	})
 }

@@ -34,31 +34,50 @@ func (w *Worker) read(ctx context.Context, s span, floor contracts.Seq) ([]contr
 		return nil, nil
 	}
 	return w.flights.do(ctx, s, func() ([]contracts.NumberedJSON, error) {
-		if entries := w.readCache(ctx, s); entries != nil {
-			return entries, nil
-		}
-		lower := s
-		var upper []contracts.NumberedJSON
-		if floor <= s.to {
-			want := s
-			want.from = max(s.from, floor)
-			var err error
-			if upper, err = w.readDispatcher(ctx, want); err != nil {
-				return nil, err
-			}
-			if len(upper) > 0 {
-				lower.to = upper[0].Seq - 1
-			}
-		}
-		if lower.from > lower.to {
-			return upper, nil
-		}
-		entries, err := w.readStore(ctx, lower)
-		if err != nil {
+		entries, err := w.readAnywhere(ctx, s, floor)
+		w.hide(entries)
+		return entries, err
+	})
+}
+
+// hide makes tombstones of entries that are older than Config.Retain: the cache and the dispatcher have them for longer than
+// the store.
+func (w *Worker) hide(entries []contracts.NumberedJSON) {
+	if w.cfg.Retain <= 0 {
+		return
+	}
+	then := time.Now().Add(-w.cfg.Retain).UnixMilli()
+	for i := range entries {
+		entries[i].JSON = contracts.HideEntry(entries[i].JSON, then)
+	}
+}
+
+// readAnywhere is read, for one caller.
+func (w *Worker) readAnywhere(ctx context.Context, s span, floor contracts.Seq) ([]contracts.NumberedJSON, error) {
+	if entries := w.readCache(ctx, s); entries != nil {
+		return entries, nil
+	}
+	lower := s
+	var upper []contracts.NumberedJSON
+	if floor <= s.to {
+		want := s
+		want.from = max(s.from, floor)
+		var err error
+		if upper, err = w.readDispatcher(ctx, want); err != nil {
 			return nil, err
 		}
-		return append(entries, upper...), nil
-	})
+		if len(upper) > 0 {
+			lower.to = upper[0].Seq - 1
+		}
+	}
+	if lower.from > lower.to {
+		return upper, nil
+	}
+	entries, err := w.readStore(ctx, lower)
+	if err != nil {
+		return nil, err
+	}
+	return append(entries, upper...), nil
 }
 
 // readCache returns all of s or nil.

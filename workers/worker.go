@@ -68,6 +68,10 @@ type Config struct {
 	// person's next join.
 	MaxMemberWrites int
 
+	// Retain is how old messages become, by their time, before readers are shown no more than that they were there; see
+	// sink.Config. Defaults to 0: they are always shown.
+	Retain time.Duration
+
 	// LogBytes bounds, to within what is written in some seconds, the bytes of records in the log beyond LogKeep of each
 	// partition: above it sends are refused as overloaded. They count as long as the workers' records are on average, neither
 	// compressed nor replicated. Defaults to 0: off.
@@ -131,6 +135,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("the secret has %d bytes: use at least %d", len(c.Secret), minSecret)
 	case len(c.Secret) == 0 && c.JWKSURL == "":
 		return errors.New("neither a secret nor a JWKS URL: nobody could connect")
+	case c.Retain < 0:
+		return fmt.Errorf("messages are to be shown for %v", c.Retain)
 	case c.LogBytes < 0 || c.LogKeep < 0:
 		return errors.New("a limit of the log below zero")
 	case c.Limits.ReplyBytes > contracts.MaxServerFrame-replyOverhead:

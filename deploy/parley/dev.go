@@ -54,6 +54,7 @@ type devCmd struct {
 	process      `embed:""`
 	accounts     `embed:""`
 	workerLimits `embed:""`
+	retention    `embed:""`
 	servers      `embed:""`
 }
 
@@ -68,7 +69,7 @@ func (c *devCmd) Validate() error {
 	if c.Edges == 0 && c.Write == "" {
 		return errors.New("--edges 0: name a file with --write, by which the edges find the servers")
 	}
-	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.clients.Validate(), c.workerLimits.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.clients.Validate(), c.workerLimits.Validate(), c.retention.Validate())
 }
 
 // Run runs everything until ctx ends.
@@ -188,7 +189,7 @@ func (d *dev) open(ctx context.Context) error {
 	})
 	d.set = wire.Settings{
 		Names: d.names(), Partitions: d.Partitions, Version: version(), Ops: d.ops, Log: d.log,
-		NATS: rpc.Config{URL: d.NATSURL}, Redis: fanout.Config{URL: d.RedisURL}, Kafka: d.kafka(),
+		NATS: rpc.Config{URL: d.NATSURL}, Redis: fanout.Config{URL: d.RedisURL}, Kafka: d.kafka(), Retain: d.Retain,
 	}
 	d.natsURL = d.NATSURL
 	if len(d.KafkaBrokers) == 0 {

@@ -111,6 +111,7 @@ type workerCmd struct {
 	process      `embed:""`
 	accounts     `embed:""`
 	workerLimits `embed:""`
+	retention    `embed:""`
 	Limits       bool          `name:"limits" negatable:"" default:"true" env:"PARLEY_LIMITS" help:"The limits per second. --no-limits for load tests."`
 	LogBytes     int64         `name:"log-bytes" env:"PARLEY_LOG_BYTES" default:"0" placeholder:"BYTES" help:"Size of the log, uncompressed and without replicas, above which sends are refused as overloaded until the persister has stored and trimmed; see workers/README.md. 0 is off: only you know the brokers' disks."`
 	Audit        time.Duration `name:"audit" env:"PARLEY_AUDIT" default:"30s" help:"How often this worker compares a stretch of the log with what became of it; see the metrics parley_audit_…. 0 is off."`
@@ -124,7 +125,7 @@ func (c *workerCmd) Validate() error {
 	if c.LogBytes < 0 {
 		return fmt.Errorf("--log-bytes %d: must be 0 (off) or more", c.LogBytes)
 	}
-	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.workerLimits.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.accounts.Validate(), c.workerLimits.Validate(), c.retention.Validate())
 }
 
 // Run decides until ctx ends.
@@ -144,6 +145,7 @@ func (c *workerCmd) Run(ctx context.Context, s streams) error {
 	c.workerLimits.set(&cfg, c.Limits)
 	cfg.LogBytes = c.LogBytes
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, class journal.Durability) fx.Option {
+		set.Retain = c.Retain
 		if c.Audit == 0 {
 			return wire.Worker(set, cfg, class)
 		}
@@ -176,15 +178,16 @@ func (c *dispatchCmd) Run(ctx context.Context, s streams) error {
 }
 
 type persistCmd struct {
-	servers `embed:""`
-	process `embed:""`
+	servers   `embed:""`
+	process   `embed:""`
+	retention `embed:""`
 
 	AcceptLoss bool `name:"accept-loss" env:"PERSIST_ACCEPT_LOSS" help:"Go on, in a new epoch, where somebody deleted records of the log that were not stored. Without it such a partition stands still until a person has looked."`
 }
 
 // Validate is called by the command line's parser.
 func (c *persistCmd) Validate() error {
-	return errors.Join(c.servers.Validate(), c.process.Validate())
+	return errors.Join(c.servers.Validate(), c.process.Validate(), c.retention.Validate())
 }
 
 // Run numbers the log and fills the database until ctx ends.
@@ -199,7 +202,7 @@ func (c *persistCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	return role{servers: &c.servers, process: &c.process, node: node, store: true}.run(ctx, s, func(set wire.Settings, _ journal.Durability) fx.Option {
-		set.AcceptLoss = c.AcceptLoss
+		set.AcceptLoss, set.Retain = c.AcceptLoss, c.Retain
 		return wire.Persist(set, node)
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/persist/sink"
 	"github.com/parley-chat/parley/workers"
 )
 
@@ -56,6 +57,19 @@ type accounts struct {
 	JWKSURL  string `name:"jwks-url" env:"PARLEY_JWKS_URL" placeholder:"URL" help:"Where to get the keys of RS256, ES256 and EdDSA tokens."`
 	Issuer   string `name:"issuer" env:"PARLEY_ISSUER" help:"Required iss of tokens."`
 	Audience string `name:"audience" env:"PARLEY_AUDIENCE" help:"Required aud of tokens."`
+}
+
+// retention is how long messages are kept. Persisters delete what is older, workers show it no more.
+type retention struct {
+	Retain time.Duration `name:"retain" env:"PARLEY_RETAIN" default:"0s" placeholder:"TIME" help:"How old messages become before what they say is deleted, at least 24h; 720h are thirty days. Give persisters and workers the same. 0 keeps them."`
+}
+
+// Validate tells what is wrong with the settings.
+func (r *retention) Validate() error {
+	if r.Retain != 0 && r.Retain < sink.LeastRetain {
+		return fmt.Errorf("--retain %v: must be %v or more, or 0 to keep messages for ever", r.Retain, sink.LeastRetain)
+	}
+	return nil
 }
 
 // kafka is where and how the log is.

@@ -40,6 +40,8 @@ type Settings struct {
 	Kafka      journal.Config
 	// AcceptLoss is the persisters'; see sink.Config.
 	AcceptLoss bool
+	// Retain is the persisters' and the workers'; see sink.Config.
+	Retain time.Duration
 	// Store is open; whoever opened it closes it. Edges need none.
 	Store store.Store
 	Ops   *ops.Server
@@ -87,7 +89,7 @@ func Edge(s Settings, cfg edge.Config, more ...fx.Option) fx.Option {
 // Worker is the graph of a worker. durability is the log's class, told to clients.
 func Worker(s Settings, cfg workers.Config, durability journal.Durability, more ...fx.Option) fx.Option {
 	cfg.Names, cfg.Partitions, cfg.Version, cfg.Durability = s.Names, s.Partitions, s.Version, string(durability)
-	cfg.LogKeep = sink.KeepRecords
+	cfg.LogKeep, cfg.Retain = sink.KeepRecords, s.Retain
 	return fx.Options(base(s, "worker", cfg.Node), stores(s), recent.Module(),
 		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(),
 		fx.Provide(func(l journal.Log) workers.Extents { return l }),
@@ -118,7 +120,7 @@ func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 
 // Persist is the graph of a persister.
 func Persist(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
-	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss}
+	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss, Retain: s.Retain}
 	return fx.Options(base(s, "persist", node), stores(s),
 		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(),
 		fx.Invoke(func(k *sink.Sink, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: k.Ready}) }),

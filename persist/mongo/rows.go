@@ -75,6 +75,9 @@ func (r *row) entry() (store.Entry, error) {
 		},
 		Seq: contracts.Seq(r.Seq), Epoch: contracts.Epoch(r.Epoch), Offset: r.Offset, Hash: contracts.Hash(r.Hash.Data),
 	}
+	if e.From.Name == "" { // blanked
+		e.From.Name = r.Sender
+	}
 	if r.Meta != "" {
 		e.Meta = []byte(r.Meta)
 	}

@@ -9,10 +9,11 @@ import (
 )
 
 type metrics struct {
-	entries, duplicates, dead, conflicts, dropped, trimmed, untold, raised, slow prometheus.Counter
-	retries                                                                      *prometheus.CounterVec
-	bulk, seconds                                                                prometheus.Histogram
-	all                                                                          []prometheus.Collector
+	entries, duplicates, dead, conflicts, dropped, trimmed, untold, raised, slow, blanked prometheus.Counter
+	retries                                                                               *prometheus.CounterVec
+	swept                                                                                 prometheus.Gauge
+	bulk, seconds                                                                         prometheus.Histogram
+	all                                                                                   []prometheus.Collector
 }
 
 func newMetrics(s *Sink) *metrics {
@@ -43,6 +44,10 @@ func newMetrics(s *Sink) *metrics {
 		untold:     counter("untold_total", "Connections that could not be told that their message is stored; their edges ask."),
 		raised:     counter("epochs_raised_total", "Epochs begun because the log lost records or was replaced."),
 		slow:       counter("slow_calls_total", "Calls of store or log that took longer than 3 s; each counts as soon as it does, while it goes on."),
+		blanked:    counter("blanked_total", "Messages whose content was deleted because they were old."),
+		swept: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "parley", Subsystem: "persist", Name: "swept_timestamp_seconds", Help: "When the last walk for old messages ended that reached all of them; 0 before the first one.",
+		}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "parley", Subsystem: "persist", Name: "retries_total", Help: "Calls of store or log that failed and were made again.",
 		}, []string{"call"}),
@@ -56,7 +61,10 @@ func newMetrics(s *Sink) *metrics {
 		}),
 	}
 	m.all = []prometheus.Collector{
-		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.raised, m.slow, m.retries, m.bulk, m.seconds,
+		m.entries, m.duplicates, m.dead, m.conflicts, m.dropped, m.trimmed, m.untold, m.raised, m.slow, m.blanked, m.swept, m.retries, m.bulk, m.seconds,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "parley", Subsystem: "persist", Name: "retain_seconds", Help: "How old messages become before their content is deleted; 0 is off.",
+		}, func() float64 { return s.cfg.Retain.Seconds() }),
 		gauge("lag_records", "Records of owned partitions that are not stored.", func(st Status) float64 { return float64(st.Lag()) }),
 		labelled(nil, "lag_seconds", "Age of the oldest record of owned partitions that is read and not stored.", most, func(st Status) float64 { return st.LagTime().Seconds() }),
 		gauge("partitions", "Owned partitions.", func(Status) float64 { return 1 }),

@@ -51,6 +51,9 @@ type partition struct {
 	ctx      context.Context // run's, ended by cancel
 	cancel   context.CancelFunc
 
+	start int64  // the log's, as far as the keeper knows; the keeper's
+	swept string // where the next walk for old messages begins; Sink.retain's
+
 	dropped atomic.Bool // a batch was dropped since the last re-read began
 
 	mu sync.Mutex // guards st

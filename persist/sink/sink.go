@@ -1,7 +1,8 @@
 // Package sink is the persister: it reads the log, numbers it as the dispatcher does and fills the store.
 //
 // One goroutine, Run's, polls the consumer group and hands each partition's records to that partition's own goroutine;
-// a second one, the keeper, compares log and store each minute and trims the log.
+// a second one, the keeper, compares log and store each minute and trims the log; a third one, where messages are not kept
+// for ever, walks the store for old ones (retain.go).
 //
 //	            Poll                inbox
 //	log ───────────────► Run ─────────────────► partition ──┬─► look-up   one of each at a time, each on a
@@ -47,10 +48,14 @@ type Store interface {
 	Lookup(ctx context.Context, entries []roomlog.EntryQuery, heads []roomlog.HeadQuery) (foundEntries, foundHeads []roomlog.Found, err error)
 	Above(ctx context.Context, partition int32, from contracts.Position) ([]store.Entry, error)
 	Bury(ctx context.Context, d store.DeadLetter) error
+	Blank(ctx context.Context, old store.Old, from string, most int) (store.Swept, error)
 }
 
 // KeepRecords is the default of Config.KeepRecords.
 const KeepRecords = 10_000
+
+// LeastRetain is the least Config.Retain: for so long a message may be sent again.
+const LeastRetain = 24 * time.Hour
 
 // Config bounds the persister's work.
 type Config struct {
@@ -69,9 +74,14 @@ type Config struct {
 	BacklogBytes int
 	// KeepRecords is how many records the log keeps below what store and dispatcher still need. Defaults to KeepRecords.
 	KeepRecords int64
-	// KeepEvery is the pause between two comparisons of log and store, after which the log is trimmed. Defaults to a
-	// minute.
+	// KeepEvery is the pause between two comparisons of log and store, after which the log is trimmed; one that grows fast
+	// is in between, too. Defaults to a minute.
 	KeepEvery time.Duration
+	// Retain is how old messages become, by their time, before what they say is deleted (store.Entry.Blank). At least
+	// LeastRetain. Defaults to 0: they are kept.
+	Retain time.Duration
+	// SweepEvery is the pause between two walks that look for such messages. Defaults to an hour.
+	SweepEvery time.Duration
 	// FlushTimeout bounds how long a partition that is given up may still write. Defaults to 3 s.
 	FlushTimeout time.Duration
 	// SessionTimeout is the consumer group's: nothing is written where it did not confirm this persister for so long.
@@ -107,6 +117,7 @@ func (c Config) withDefaults() Config {
 		c.KeepRecords = KeepRecords
 	}
 	orTime(&c.KeepEvery, time.Minute)
+	orTime(&c.SweepEvery, time.Hour)
 	orTime(&c.FlushTimeout, 3*time.Second)
 	orTime(&c.SessionTimeout, 10*time.Second)
 	orTime(&c.CallTimeout, 15*time.Second)
@@ -122,9 +133,11 @@ func (c Config) Validate() error {
 	switch {
 	case c.Partitions != 0 && !contracts.ValidPartitions(c.Partitions):
 		return fmt.Errorf("persister: %d partitions: want a power of two of at most %d", c.Partitions, contracts.Lanes)
-	case c.BulkEntries < 0, c.BulkBytes < 0, c.BulkDelay < 0, c.BacklogBytes < 0, c.KeepRecords < 0, c.KeepEvery < 0, c.FlushTimeout < 0,
+	case c.BulkEntries < 0, c.BulkBytes < 0, c.BulkDelay < 0, c.BacklogBytes < 0, c.KeepRecords < 0, c.KeepEvery < 0, c.SweepEvery < 0, c.FlushTimeout < 0,
 		c.SessionTimeout < 0, c.CallTimeout < 0, c.RaiseAfter < 0:
 		return errors.New("persister: a limit below zero")
+	case c.Retain != 0 && c.Retain < LeastRetain:
+		return fmt.Errorf("persister: messages are to be kept for %v: at least %v, or 0 for always", c.Retain, LeastRetain)
 	}
 	if full := c.withDefaults(); full.RaiseAfter <= full.SessionTimeout+full.CallTimeout {
 		return fmt.Errorf("persister: RaiseAfter %v is not longer than the session timeout %v and the calls' %v", full.RaiseAfter, full.SessionTimeout, full.CallTimeout)
@@ -201,6 +214,9 @@ func (s *Sink) Run(ctx context.Context) error {
 	defer beside.Wait()
 	beside.Go(func() { s.keep(ctx) })
 	beside.Go(func() { s.teller.run(ctx) })
+	if s.cfg.Retain > 0 {
+		beside.Go(func() { s.retain(ctx) })
+	}
 	for {
 		consumer, err := s.join(ctx)
 		if err != nil || consumer == nil {

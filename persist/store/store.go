@@ -37,8 +37,8 @@ func (e *TripwireError) Error() string {
 func (e *TripwireError) Unwrap() error { return ErrTripwire }
 
 // Entry is an entry as stored. AppendEntry gives the same bytes for it as before it was stored, with one exception:
-// an entry whose content the database refuses for good is stored as a tombstone, which keeps everything but text and
-// meta. An empty text marks it; no message is sent with one.
+// an entry whose content the database refuses for good is stored as a tombstone (Entry.Blank), and Blank makes one of what
+// is old. An empty text marks it; no message is sent with one.
 type Entry = contracts.Entry
 
 // Same reports whether a stored row is the entry e: equal in place, identity and the hash of the log record, from
@@ -66,12 +66,32 @@ type Entries interface {
 	Above(ctx context.Context, partition int32, from contracts.Position) ([]Entry, error)
 	// Page returns up to limit entries of a room with from ≤ seq ≤ to, ascending: the newest of the range if newest, else the oldest.
 	Page(ctx context.Context, room contracts.RoomID, from, to contracts.Seq, limit int, newest bool) ([]Entry, error)
+	// Blank looks at up to about most rows, from a place on that an earlier call told, "" for the beginning, and makes
+	// tombstones of those that are old. They are still the Same entries: numbering, look-ups and repeated Appends do not
+	// notice. Whoever walks all rows calls it until Swept.Done, and may do so beside everything else.
+	Blank(ctx context.Context, old Old, from string, most int) (Swept, error)
 	// Bury keeps an undecodable record, once per position, for a person to look at.
 	Bury(ctx context.Context, d DeadLetter) error
 	// DeadLetters returns up to limit buried records of a partition, ascending, from a position on.
 	DeadLetters(ctx context.Context, partition int32, from contracts.Position, limit int) ([]DeadLetter, error)
 	// Exhume forgets a buried record; it is fine if there is none.
 	Exhume(ctx context.Context, partition int32, at contracts.Position) error
+}
+
+// Old says which rows are old: the messages of a partition that stand below a position and whose stamp, in Unix
+// milliseconds, is before a time. Entries of other kinds never are.
+type Old struct {
+	Partition int32
+	Below     contracts.Position
+	Before    int64
+}
+
+// Swept is what became of one call of Blank.
+type Swept struct {
+	Blanked int // tombstones made
+	// Next is where to go on: at once, and, once Done, after a while, when more is old.
+	Next string
+	Done bool
 }
 
 // DeadLetter is a record that nobody can read.

@@ -49,6 +49,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"lookup/heads", testLookupHeads},
 		{"above", testAbove},
 		{"page", testPage},
+		{"blank", testBlank},
+		{"blank/steps", testBlankSteps},
 		{"rooms/public", testPublicRooms},
 		{"rooms/members", testMembers},
 		{"dead", testDead},
