@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -69,24 +71,40 @@ func (s *Sink) identify(ctx context.Context, c contracts.Checkpoint, start, end 
 	return nil
 }
 
-// keep compares log and store and trims the log, again and again until ctx ends.
+// trimEvery is how often a log that grows fast is trimmed.
+const trimEvery = 5 * time.Second
+
+// keep compares log and store and trims the log, again and again until ctx ends: every Config.KeepEvery, and in between the
+// partitions from which more may go than stays. At full speed a minute's records would be most of the log's size limit.
 func (s *Sink) keep(ctx context.Context) {
-	for pause(ctx, s.cfg.KeepEvery) {
-		s.keepOnce(ctx)
+	last := time.Now()
+	for pause(ctx, min(s.cfg.KeepEvery, trimEvery)) {
+		if all := time.Since(last) >= s.cfg.KeepEvery; all {
+			last = time.Now()
+			s.keepOnce(ctx, true)
+		} else if slices.ContainsFunc(s.snapshot(), func(p *partition) bool { return s.spare(p, p.status().Stored) }) {
+			s.keepOnce(ctx, false)
+		}
 	}
 }
 
-func (s *Sink) keepOnce(ctx context.Context) {
+// spare reports whether more than Config.KeepRecords may be trimmed, below that a record is needed.
+func (s *Sink) spare(p *partition, needed int64) bool { return needed-p.start > 2*s.cfg.KeepRecords }
+
+func (s *Sink) keepOnce(ctx context.Context, all bool) {
 	told, err := s.committed(ctx)
+	if err != nil && !all {
+		return
+	}
 	if err != nil {
 		s.log.Warn("cannot read what the dispatchers have committed, the log is not trimmed", "err", err)
 	}
 	for _, p := range s.snapshot() {
 		st := p.status()
-		if st.Alarm != "" || st.fresh {
+		if st.Alarm != "" || st.fresh || !all && !s.spare(p, min(st.Stored, told[p.id].Offset)) {
 			continue
 		}
-		if err := s.keepPartition(ctx, p.id, told); err != nil && ctx.Err() == nil {
+		if err := s.keepPartition(ctx, p, told); err != nil && ctx.Err() == nil {
 			var a *alarmError
 			if errors.As(err, &a) {
 				p.condemn(a)
@@ -106,13 +124,15 @@ func (s *Sink) committed(ctx context.Context) (map[int32]journal.Commit, error) 
 // keepPartition checks the log's identity, and then deletes the records that neither store nor dispatcher needs, except
 // the newest Config.KeepRecords of them. What the dispatchers committed in another epoch counts for nothing; in this one
 // it is never beyond the log's end, unless records that were told are lost.
-func (s *Sink) keepPartition(ctx context.Context, id int32, told map[int32]journal.Commit) error {
+func (s *Sink) keepPartition(ctx context.Context, p *partition, told map[int32]journal.Commit) error {
+	id := p.id
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
 	defer cancel()
 	c, start, end, err := s.verify(ctx, id)
 	if err != nil {
 		return err
 	}
+	p.start = start
 	d, ok := told[id]
 	if !ok || d.Epoch != c.Epoch {
 		return nil
@@ -127,6 +147,7 @@ func (s *Sink) keepPartition(ctx context.Context, id int32, told map[int32]journ
 	if err := s.deps.Log.Trim(ctx, id, before); err != nil {
 		return fmt.Errorf("trim below %d: %w", before, err)
 	}
+	p.start = before
 	s.metrics.trimmed.Add(float64(before - start))
 	s.log.Debug("log trimmed", "partition", id, "before", before)
 	return nil
