@@ -3,6 +3,7 @@ package mongo
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -17,18 +18,20 @@ var blankNeeds = bson.D{{Key: "place", Value: 1}, {Key: "kind", Value: 1}, {Key:
 
 // Blank walks the partition's rows in the order of their places, which is about that of their stamps. A row that is not old
 // is passed by, as the clock of its worker may have been ahead, until a whole step finds none that is; the next walk begins
-// at the first such row. In a walk Swept.Next is that row's place, a slash, and the place to go on from.
+// at the first such row. In a walk Swept.Next is that row's place, the place to go on from, and how many rows of it were looked
+// at, with slashes between: lost entries share a place.
 func (s *Store) Blank(ctx context.Context, old store.Old, from string, most int) (store.Swept, error) {
-	first, at, walking := strings.Cut(from, "/")
-	if !walking {
-		first, at = "", from
+	first, at, skip := "", from, 0
+	if walk := strings.Split(from, "/"); len(walk) == 3 {
+		first, at = walk[0], walk[1]
+		skip, _ = strconv.Atoi(walk[2]) // always ours
 	}
 	if at == "" {
 		at = place(old.Partition, contracts.Position{})
 	}
 	cur, err := s.entries.Find(ctx,
 		bson.D{{Key: "place", Value: bson.D{{Key: "$gte", Value: at}, {Key: "$lt", Value: place(old.Partition, old.Below)}}}},
-		options.Find().SetSort(bson.D{{Key: "place", Value: 1}}).SetLimit(int64(most)).SetProjection(blankNeeds))
+		options.Find().SetSort(bson.D{{Key: "place", Value: 1}}).SetSkip(int64(skip)).SetLimit(int64(most)).SetProjection(blankNeeds))
 	var rows []row
 	if err == nil {
 		err = cur.All(ctx, &rows)
@@ -67,10 +70,10 @@ func (s *Store) Blank(ctx context.Context, old store.Old, from string, most int)
 		swept.Next = first
 	case swept.Done:
 		swept.Next = last
-	case last == at:
-		swept.Next = first + "/" + at + "\x00" // a step of rows in one place, as lost entries have it: what is next behind it
-	default:
-		swept.Next = first + "/" + last // once more, as rows in that place may have been left
+	case last == at: // all of this step are in one place
+		swept.Next = fmt.Sprint(first, "/", at, "/", skip+most)
+	default: // once more, as rows in that place may have been left
+		swept.Next = first + "/" + last + "/0"
 	}
 	return swept, nil
 }
