@@ -181,6 +181,80 @@ func RPC(t *testing.T, start func(t *testing.T) (client rpc.Client, server rpc.S
 		}
 	})
 
+	t.Run("together", func(t *testing.T) {
+		client, server := start(t)
+		together, ok := client.(rpc.Gatherer)
+		if !ok {
+			t.Skip("this client asks each question alone")
+		}
+		subject := "bustest." + rand.Text()
+		service := rpc.Service{Name: "bustest", Version: "1.0.0", Queue: "q", Gathered: subject + ".together", Endpoints: []rpc.Endpoint{
+			{Name: "test", Subject: subject + ".a.*", Handler: func(r rpc.Request) { r.Answer(append([]byte(r.Subject+" "), r.Body...)) }},
+		}}
+		const asked = 100
+		askAll := func(what string, rounds int, check func(asked, subject string, got outcome, together int)) {
+			for round := range rounds {
+				questions, ended := make([]rpc.Question, asked), make(chan func(), asked+1)
+				for i := range questions {
+					q := rpc.Question{Subject: fmt.Sprintf("%s.a.%d", subject, i), Body: fmt.Appendf(nil, "%d/%d", round, i), Timeout: patience}
+					if i%10 == 9 {
+						q.Subject = subject + ".other" // which nobody serves
+					}
+					want := string(q.Body)
+					q.Done = func(reply []byte, err error) {
+						n := questions[i].Together
+						ended <- func() { check(want, q.Subject, outcome{reply, err}, n) }
+					}
+					questions[i] = q
+				}
+				bodies := make([][]byte, asked)
+				for i := range questions {
+					bodies[i] = questions[i].Body
+				}
+				together.AskTogether(service.Gathered, questions)
+				for _, body := range bodies {
+					clear(body) // AskTogether must have copied it
+				}
+				for range asked {
+					await(t, what, ended)()
+				}
+				if len(ended) > 0 {
+					t.Error("a question ended twice")
+				}
+			}
+		}
+		refused := func(_, on string, got outcome, n int) {
+			if !errors.Is(got.err, rpc.ErrNoServer) || n < 1 || n > asked {
+				t.Errorf("a question on %s ended with %q, %v, as one of %d; want ErrNoServer", on, got.reply, got.err, n)
+			}
+		}
+		for range 2 {
+			stop, err := server.Serve(service)
+			if err != nil {
+				t.Fatalf("Serve: %v", err)
+			}
+			most := 0
+			check := func(body, on string, got outcome, n int) {
+				most = max(most, n)
+				if on == subject+".other" {
+					refused(body, on, got, n)
+				} else if want := on + " " + body; got.err != nil || string(got.reply) != want || n < 1 || n > asked {
+					t.Errorf("a question ended with %q, %v, as one of %d; want %q", got.reply, got.err, n, want)
+				}
+			}
+			askAll("reply", 20, check)
+			for deadline := time.Now().Add(patience); most < 2; askAll("reply", 1, check) { // a client may have to learn that somebody takes them so
+				if time.Now().After(deadline) {
+					t.Fatal("no questions were asked together")
+				}
+			}
+			if err := stop(); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+			askAll("refusal after stop", 20, refused)
+		}
+	})
+
 	t.Run("queue", func(t *testing.T) {
 		client, server := start(t)
 		shared, all := "bustest."+rand.Text(), "bustest."+rand.Text()

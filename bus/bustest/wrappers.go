@@ -30,7 +30,8 @@ func (l Lossy) Receiver(next fanout.Receiver) fanout.Receiver {
 }
 
 // Client loses, by turns, requests on the way there and replies on the way back. Either way the asker gets ErrTimeout:
-// for a lost request after the timeout, for a lost reply at the time at which the reply came.
+// for a lost request after the timeout, for a lost reply at the time at which the reply came. What is asked together is
+// lost together.
 func (l Lossy) Client(next rpc.Client) rpc.Client {
 	return &lossyClient{Client: next, dice: l.dice()}
 }
@@ -90,20 +91,57 @@ func (c *lossyClient) Ask(subject string, body []byte, timeout time.Duration, do
 	case !c.dice.hit():
 		c.Client.Ask(subject, body, timeout, done)
 	case c.lost.Add(1)%2 == 1:
-		c.later.call(timeout, func(early bool) {
-			if early {
-				done(nil, rpc.ErrDown)
-			} else {
-				done(nil, rpc.ErrTimeout)
-			}
-		})
+		c.lose(timeout, done)
 	default:
-		c.Client.Ask(subject, body, timeout, func(_ []byte, err error) {
-			if err == nil {
-				err = rpc.ErrTimeout
-			}
-			done(nil, err)
-		})
+		c.Client.Ask(subject, body, timeout, unanswered(done))
+	}
+}
+
+// AskTogether makes the client an rpc.Gatherer.
+func (c *lossyClient) AskTogether(to string, questions []rpc.Question) {
+	together, ok := c.Client.(rpc.Gatherer)
+	if !ok {
+		for i := range questions {
+			q := &questions[i]
+			q.Together = 1
+			c.Ask(q.Subject, q.Body, q.Timeout, q.Done)
+		}
+		return
+	}
+	switch {
+	case !c.dice.hit():
+		together.AskTogether(to, questions)
+	case c.lost.Add(1)%2 == 1:
+		for i := range questions {
+			questions[i].Together = len(questions)
+			c.lose(questions[i].Timeout, questions[i].Done)
+		}
+	default:
+		for i := range questions {
+			questions[i].Done = unanswered(questions[i].Done)
+		}
+		together.AskTogether(to, questions)
+	}
+}
+
+// lose tells after the timeout that no answer came.
+func (c *lossyClient) lose(timeout time.Duration, done func([]byte, error)) {
+	c.later.call(timeout, func(early bool) {
+		if early {
+			done(nil, rpc.ErrDown)
+		} else {
+			done(nil, rpc.ErrTimeout)
+		}
+	})
+}
+
+// unanswered loses the answer.
+func unanswered(done func([]byte, error)) func([]byte, error) {
+	return func(_ []byte, err error) {
+		if err == nil {
+			err = rpc.ErrTimeout
+		}
+		done(nil, err)
 	}
 }
 

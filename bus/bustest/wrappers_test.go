@@ -43,6 +43,14 @@ func (e *echo) Ask(_ string, body []byte, _ time.Duration, done func([]byte, err
 	e.served++
 	done(body, nil)
 }
+func (e *echo) AskTogether(_ string, questions []rpc.Question) {
+	for i := range questions {
+		questions[i].Together = len(questions)
+	}
+	for _, q := range questions {
+		e.Ask(q.Subject, q.Body, q.Timeout, q.Done)
+	}
+}
 func (e *echo) MaxPayload() int { return 1 << 20 }
 func (e *echo) Up() bool        { return true }
 func (e *echo) Close() error    { return nil }
@@ -50,6 +58,7 @@ func (e *echo) Close() error    { return nil }
 var (
 	_ fanout.Receiver = (*bodies)(nil)
 	_ rpc.Client      = (*echo)(nil)
+	_ rpc.Gatherer    = (*echo)(nil)
 )
 
 func hundred() (messages []fanout.Message) {
@@ -117,6 +126,43 @@ func TestLossyClient(t *testing.T) {
 		}
 		if err := <-ended; !errors.Is(err, rpc.ErrDown) {
 			t.Errorf("a waiting request ended with %v at Close, want ErrDown", err)
+		}
+	})
+}
+
+// What is asked together gets lost as a whole.
+func TestLossyTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for share, all := range map[float64]int{0: 1, 0.5: 100, 1: 2} {
+			var e echo
+			c := bustest.Lossy{Share: share}.Client(&e)
+			lost := 0
+			for range all {
+				served, failed := e.served, make(chan bool, 3)
+				questions := make([]rpc.Question, 3)
+				for i := range questions {
+					questions[i] = rpc.Question{Timeout: time.Second, Done: func(_ []byte, err error) {
+						if questions[i].Together != len(questions) {
+							t.Errorf("a question is one of %d", questions[i].Together)
+						}
+						failed <- err != nil
+					}}
+				}
+				c.(rpc.Gatherer).AskTogether("all", questions)
+				first := <-failed
+				if <-failed != first || <-failed != first || e.served != served && e.served != served+3 {
+					t.Error("a part of what was asked together was lost")
+				}
+				if first {
+					lost++
+				}
+			}
+			if want := share * float64(all); float64(lost) < 0.7*want || float64(lost) > 1.3*want || e.served < 3*(all-lost) {
+				t.Errorf("%d of %d lost with a share of %v; %d served", lost, all, share, e.served)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -47,7 +47,7 @@ type Question struct {
 // Gatherer is a Client that can send many questions in one message.
 type Gatherer interface {
 	// AskTogether asks as Ask would, each question by itself, but those to one service may be taken by the same of its
-	// servers and get lost together. to is the service's Gathered.
+	// servers and get lost together. to is the service's Gathered. questions are the client's from then on, but not their bodies.
 	AskTogether(to string, questions []Question)
 }
 

@@ -31,6 +31,7 @@ type registration struct {
 	subject  string
 	queue    string
 	handler  rpc.Handler
+	of       []*registration // who serves what comes together to subject
 	requests chan rpc.Request
 	ended    chan struct{}
 }
@@ -48,8 +49,15 @@ func (s *natsServer) Serve(svc rpc.Service) (stop func() error, err error) {
 		return nil, ErrAway
 	}
 	var regs []*registration
-	for _, e := range svc.Endpoints {
+	all := svc.Endpoints
+	if svc.Gathered != "" {
+		all = append(slices.Clip(all), rpc.Endpoint{Subject: svc.Gathered})
+	}
+	for i, e := range all {
 		r := &registration{proc: s.proc, subject: e.Subject, queue: svc.Queue, handler: e.Handler, requests: make(chan rpc.Request, 4096), ended: make(chan struct{})}
+		if i == len(svc.Endpoints) {
+			r.of = regs // and it gets no request itself
+		}
 		go func() {
 			defer close(r.ended)
 			for req := range r.requests {
@@ -118,44 +126,117 @@ func (c *natsClient) Ask(subject string, body []byte, timeout time.Duration, don
 		done(nil, rpc.ErrTooLarge)
 		return
 	}
-	away, lose, late := c.nats.get()
-	w := &waiter{client: c, done: done}
-	c.mu.Lock()
-	if c.closed || away || c.proc.Dead() {
-		c.mu.Unlock()
+	w := c.wait(timeout, done)
+	if w == nil {
 		done(nil, rpc.ErrDown)
 		return
 	}
-	c.waiting[w] = struct{}{}
-	w.timer = time.AfterFunc(timeout, func() { w.end(nil, rpc.ErrTimeout) })
-	c.mu.Unlock()
-	request, reply := c.nats.dice.Hit(lose/2), c.nats.dice.Hit(lose/2)
-	if request {
-		return
-	}
-	req := rpc.Request{Subject: subject, Body: append([]byte(nil), body...)}
-	if !c.nats.deliver(req, func(r *registration, b []byte) {
-		if reply || r.proc.Dead() || len(b) > maxPayload {
-			return
-		}
-		b = append([]byte(nil), b...)
-		time.AfterFunc(100*time.Microsecond+c.nats.dice.Time(late), func() {
-			if away, _, _ := c.nats.get(); !away {
-				w.end(b, nil)
-			}
-		})
-	}) {
+	f := c.nats.fate()
+	if !f.request && !c.nats.deliver(subject, func(r *registration) { r.give(w, f, subject, body) }) {
 		go w.end(nil, rpc.ErrNoServer)
 	}
 }
 
-// deliver hands a request to one server of each queue, and to all that have none.
-func (n *NATS) deliver(req rpc.Request, answer func(*registration, []byte)) bool {
+// AskTogether makes the client an rpc.Gatherer. What goes in one message has one fate.
+func (c *natsClient) AskTogether(to string, questions []rpc.Question) {
+	if !c.nats.deliver(to, func(*registration) {}) {
+		for i := range questions {
+			q := &questions[i]
+			q.Together = 1
+			c.Ask(q.Subject, q.Body, q.Timeout, q.Done)
+		}
+		return
+	}
+	waiting := make([]*waiter, len(questions))
+	for i := range questions {
+		q := &questions[i]
+		q.Together = len(questions)
+		if waiting[i] = c.wait(q.Timeout, q.Done); waiting[i] == nil {
+			q.Done(nil, rpc.ErrDown)
+		}
+	}
+	f := c.nats.fate()
+	if f.request {
+		return
+	}
+	taken := c.nats.deliver(to, func(r *registration) {
+		for i := range questions {
+			if waiting[i] == nil {
+				continue
+			}
+			at := slices.IndexFunc(r.of, func(one *registration) bool { return matches(one.subject, questions[i].Subject) })
+			if at < 0 {
+				go waiting[i].end(nil, rpc.ErrNoServer)
+				continue
+			}
+			r.of[at].give(waiting[i], f, questions[i].Subject, questions[i].Body)
+		}
+	})
+	if !taken {
+		for _, w := range waiting {
+			if w != nil {
+				go w.end(nil, rpc.ErrNoServer)
+			}
+		}
+	}
+}
+
+// wait adds a request that has no reply yet; nil where it cannot be sent.
+func (c *natsClient) wait(timeout time.Duration, done func([]byte, error)) *waiter {
+	away, _, _ := c.nats.get()
+	w := &waiter{client: c, done: done}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || away || c.proc.Dead() {
+		return nil
+	}
+	c.waiting[w] = struct{}{}
+	w.timer = time.AfterFunc(timeout, func() { w.end(nil, rpc.ErrTimeout) })
+	return w
+}
+
+// fate is what becomes of a message.
+type fate struct {
+	request, reply bool // lost
+	late           time.Duration
+}
+
+func (n *NATS) fate() fate {
+	_, lose, late := n.get()
+	return fate{request: n.dice.Hit(lose / 2), reply: n.dice.Hit(lose / 2), late: late}
+}
+
+// give hands a request to r. The lock of the NATS is held.
+func (r *registration) give(w *waiter, f fate, subject string, body []byte) {
+	n := w.client.nats
+	req := rpc.Request{Subject: subject, Body: slices.Clone(body)}
+	var once sync.Once
+	req.Answer = func(b []byte) {
+		once.Do(func() {
+			if f.reply || r.proc.Dead() || len(b) > maxPayload {
+				return
+			}
+			b = slices.Clone(b)
+			time.AfterFunc(100*time.Microsecond+n.dice.Time(f.late), func() {
+				if away, _, _ := n.get(); !away {
+					w.end(b, nil)
+				}
+			})
+		})
+	}
+	select {
+	case r.requests <- req:
+	default:
+	}
+}
+
+// deliver gives a message to one server of each queue, and to all that have none.
+func (n *NATS) deliver(subject string, give func(*registration)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	queues := make(map[string][]*registration)
 	for _, r := range n.regs {
-		if r.proc.Dead() || !matches(r.subject, req.Subject) {
+		if r.proc.Dead() || !matches(r.subject, subject) {
 			continue
 		}
 		queue := r.queue
@@ -165,14 +246,7 @@ func (n *NATS) deliver(req rpc.Request, answer func(*registration, []byte)) bool
 		queues[queue] = append(queues[queue], r)
 	}
 	for _, regs := range queues {
-		r := regs[n.dice.N(len(regs))]
-		one := req
-		var once sync.Once
-		one.Answer = func(b []byte) { once.Do(func() { answer(r, b) }) }
-		select {
-		case r.requests <- one:
-		default:
-		}
+		give(regs[n.dice.N(len(regs))])
 	}
 	return len(queues) > 0
 }
