@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sendMost bounds what one call hands to the kernel: it copies that while the scheduler does not know.
+const sendMost = 64 << 10
+
 type conn struct {
 	net.Conn
 	raw         syscall.RawConn
@@ -102,7 +105,7 @@ func (c *conn) failed(op, call string, errno unix.Errno) error {
 
 func (c *conn) receive(fd uintptr) (done bool) {
 	t := &c.read
-	n, errno := transferRaw(unix.SYS_RECVFROM, fd, t.buf, 0)
+	n, errno := transferRaw(unix.SYS_RECVFROM, fd, t.buf, unix.MSG_DONTWAIT)
 	if errno == unix.EAGAIN {
 		return false
 	}
@@ -113,7 +116,7 @@ func (c *conn) receive(fd uintptr) (done bool) {
 func (c *conn) send(fd uintptr) (done bool) {
 	t := &c.write
 	for t.n < len(t.buf) {
-		n, errno := transferRaw(unix.SYS_SENDTO, fd, t.buf[t.n:], unix.MSG_NOSIGNAL)
+		n, errno := transferRaw(unix.SYS_SENDTO, fd, t.buf[t.n:min(t.n+sendMost, len(t.buf))], unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 		if errno == unix.EAGAIN {
 			return false
 		}
@@ -126,7 +129,8 @@ func (c *conn) send(fd uintptr) (done bool) {
 	return true
 }
 
-// transferRaw receives or sends on a descriptor that does not block.
+// transferRaw receives or sends. It must not block, also where somebody made a copy of the descriptor one that does: they
+// share that.
 func transferRaw(call, fd uintptr, b []byte, flags uintptr) (n int, errno unix.Errno) {
 	for {
 		r, _, errno := unix.RawSyscall6(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
