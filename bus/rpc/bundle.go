@@ -35,8 +35,9 @@ type bundles struct {
 	quit  chan struct{}
 	done  chan struct{} // closed when run has returned
 
-	mu    sync.Mutex // guards ready
-	ready map[string]*bundle
+	mu      sync.Mutex // guards what follows
+	ready   map[string]*bundle
+	stopped bool
 }
 
 // bundle is what goes to one asker.
@@ -81,6 +82,11 @@ func (b *bundles) refuse(e *endpoint, to string, id uint64) { b.put(e, to, 2*id+
 func (b *bundles) put(e *endpoint, to string, head uint64, answer []byte) {
 	most := min(bundleBytes, b.limit()/2)
 	b.mu.Lock()
+	if b.stopped {
+		b.mu.Unlock()
+		e.fail(ErrDown)
+		return
+	}
 	first := len(b.ready) == 0
 	one := b.ready[to]
 	if one == nil {
@@ -148,10 +154,13 @@ func (b *bundles) sendOne(to string, one *bundle) {
 	}
 }
 
-// stop sends what is ready; nothing is sent from then on.
+// stop sends what is ready; what is added from then on fails.
 func (b *bundles) stop() {
 	close(b.quit)
 	<-b.done
+	b.mu.Lock()
+	b.stopped = true
+	b.mu.Unlock()
 	b.flush()
 }
 

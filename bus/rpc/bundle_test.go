@@ -14,7 +14,7 @@ import (
 // Answers that are ready together are one message for each asker; a large bundle does not wait.
 func TestBundles(t *testing.T) {
 	var sent []string
-	add, flush := rpc.Bundles(func(subject string, body []byte) error {
+	b := rpc.NewBundles(func(subject string, body []byte) error {
 		one := subject
 		if err := rpc.Unbundle(body, func(id uint64, answer []byte, _ bool) { one += fmt.Sprintf(" %d:%.5s", id, answer) }); err != nil {
 			t.Error(err)
@@ -30,22 +30,30 @@ func TestBundles(t *testing.T) {
 		}
 		sent = nil
 	}
-	add("_INBOX.a.-1", []byte("one"))
-	add("_INBOX.b.-1", []byte("other"))
-	add("_INBOX.a.-z", nil)
+	b.Add("_INBOX.a.-1", []byte("one"))
+	b.Add("_INBOX.b.-1", []byte("other"))
+	b.Add("_INBOX.a.-z", nil)
 	wantSent()
-	flush()
+	b.Flush()
 	wantSent("_INBOX.a.- 1:one 35:", "_INBOX.b.- 1:other")
-	flush()
+	b.Flush()
 	wantSent()
 	for i := range 3 {
-		add(fmt.Sprintf("_INBOX.a.-%d", i), bytes.Repeat([]byte("long "), 2500))
+		b.Add(fmt.Sprintf("_INBOX.a.-%d", i), bytes.Repeat([]byte("long "), 2500))
 	}
 	wantSent("_INBOX.a.- 0:long  1:long  2:long ")
 	for _, reply := range []string{"_INBOX.a.1", "_INBOX.a.-", "_INBOX.a.-?", "reply", ""} {
-		if add(reply, nil) {
+		if b.Add(reply, nil) {
 			t.Errorf("the asker of %q was taken for one of bundles", reply)
 		}
+	}
+	b.Add("_INBOX.a.-2", []byte("ready"))
+	b.Stop()
+	wantSent("_INBOX.a.- 2:ready")
+	b.Add("_INBOX.a.-3", []byte("late"))
+	b.Flush()
+	if wantSent(); b.Failed() != 1 {
+		t.Errorf("%d answers failed, want the one behind the end", b.Failed())
 	}
 }
 
