@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ func (l *line) add(a arrival) bool {
 	case waiting >= l.mostWaiting*patience(a.op)/4 || l.bytes+len(a.in.Body) > maxLineBytes*patience(a.op)/4:
 		return false
 	default:
+		a.in.Body = bytes.Clone(a.in.Body) // it would keep the memory of those that came with it
 		l.waiting = append(l.waiting, a)
 		l.bytes += len(a.in.Body)
 	}
