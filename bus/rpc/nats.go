@@ -111,7 +111,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	if cfg.InProcess != nil {
 		opts = append(opts, nats.InProcessServer(cfg.InProcess))
 	} else {
-		opts = append(opts, nats.SetCustomDialer(dialer{}))
+		opts = append(opts, nats.SetCustomDialer(dialer{}), nats.SkipHostLookup())
 	}
 	conn, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
@@ -139,13 +139,25 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 
 type dialer struct{}
 
-// Dial implements nats.CustomDialer.
+// Dial implements nats.CustomDialer. It resolves names itself, as nats.go gives each address of a name as much time as
+// the name has, where the dialer is not its own.
 func (dialer) Dial(network, address string) (net.Conn, error) {
-	nc, err := net.DialTimeout(network, address, connectTimeout)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	return rawconn.Wrap(nc), nil
+	hosts, err := net.LookupHost(host)
+	if err != nil {
+		return nil, err
+	}
+	mathrand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	for _, host := range hosts {
+		var nc net.Conn
+		if nc, err = net.DialTimeout(network, net.JoinHostPort(host, port), connectTimeout/time.Duration(len(hosts))); err == nil {
+			return rawconn.Wrap(nc), nil
+		}
+	}
+	return nil, err
 }
 
 const inThisProcess = "in this process"

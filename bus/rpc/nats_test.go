@@ -73,8 +73,11 @@ func TestListening(t *testing.T) {
 	if n.URL() != before {
 		t.Errorf("the server was at %s and is at %s", before, n.URL())
 	}
-	if !connect(t, rpc.Config{URL: before}).Up() {
-		t.Errorf("nobody answers at %s", before)
+	named := "nats://localhost" + before[strings.LastIndexByte(before, ':'):]
+	for _, url := range []string{before, named} {
+		if !connect(t, rpc.Config{URL: url}).Up() {
+			t.Errorf("nobody answers at %s", url)
+		}
 	}
 	if url := broker(t).URL(); url != "" {
 		t.Errorf("a server that listens nowhere is at %q", url)
