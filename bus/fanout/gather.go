@@ -120,6 +120,11 @@ func (g *Gather[T]) through(ctx context.Context, q *gatherQueue[T], items []T) e
 			g.round(q)
 			<-q.turn
 		case <-ctx.Done():
+			select {
+			case <-mine.done: // sent while ctx ended, in its own round or another's
+				return mine.err
+			default:
+			}
 			q.mu.Lock()
 			q.waiting = slices.DeleteFunc(q.waiting, func(other *gathered[T]) bool { return other == mine })
 			q.mu.Unlock()

@@ -197,7 +197,7 @@ func (w *world) rest(prober *prober, report *Report) {
 	}
 	heads, err := w.dump(ctx)
 	if err != nil {
-		w.tally.odd(fmt.Sprintf("at rest: %v", err))
+		w.tally.odd(fmt.Sprintf("the dump is not whole, and what is then found lost, unlogged, in disagreement or behind may be only that: %v", err))
 	}
 	w.enter("clients catch up")
 	catchUp, cancel := context.WithTimeout(ctx, restWithin)

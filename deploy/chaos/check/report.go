@@ -161,6 +161,9 @@ func (r *Report) WriteText(out io.Writer) error {
 	return err
 }
 
+// shownEvidence is how many places a violation's line names.
+const shownEvidence = 6
+
 // String is the violation in one line.
 func (v Violation) String() string {
 	var b strings.Builder
@@ -179,6 +182,9 @@ func (v Violation) String() string {
 	}
 	fmt.Fprintf(&b, ": %s", v.What)
 	if evidence := slices.DeleteFunc(slices.Clone(v.Evidence), func(s string) bool { return s == "" }); len(evidence) > 0 {
+		if more := len(evidence) - shownEvidence; more > 0 {
+			evidence = append(evidence[:shownEvidence], fmt.Sprintf("and %d more", more))
+		}
 		fmt.Fprintf(&b, " [%s]", strings.Join(evidence, ", "))
 	}
 	return b.String()
