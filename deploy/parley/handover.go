@@ -71,22 +71,29 @@ func (h *handing) predecessor() string {
 	return h.TakeOver
 }
 
-// begin takes over, if that is wanted, and offers the next hand-over. over is closed once somebody has taken over from here.
-func (h *handover) begin(ctx context.Context, e *edge.Server, cfg *edge.Config, o *ops.Server, log *slog.Logger) (over <-chan struct{}, err error) {
-	if p := cfg.Predecessor; p != nil {
-		log.Info("taking over", "node", string(cfg.Node), "pid", p.PID(), "version", p.Version(), "connections", p.Connections())
-		r, err := e.TakeOver(ctx)
-		if errors.Is(err, edge.ErrNoNATS) {
-			return nil, fmt.Errorf("%w: %s", err, rpc.Config{URL: h.natsURL}.Server())
-		}
-		if err != nil {
-			return nil, err
-		}
-		if r.Alone {
-			log.Warn("the edge before died while it handed over; what it still had is lost", "connections", r.Connections)
-		}
-		log.Info("taken over", "addr", e.Addr(), "connections", r.Connections, "rooms", r.Rooms, "took", r.Took.String(), "pause_p50", r.Pause50.String(), "pause_p999", r.Pause999.String(), "pause_max", r.PauseMax.String())
+// begin takes over, if that is wanted.
+func (h *handover) begin(ctx context.Context, e *edge.Server, cfg *edge.Config, log *slog.Logger) error {
+	p := cfg.Predecessor
+	if p == nil {
+		return nil
 	}
+	log.Info("taking over", "node", string(cfg.Node), "pid", p.PID(), "version", p.Version(), "connections", p.Connections())
+	r, err := e.TakeOver(ctx)
+	if errors.Is(err, edge.ErrNoNATS) {
+		return fmt.Errorf("%w: %s", err, rpc.Config{URL: h.natsURL}.Server())
+	}
+	if err != nil {
+		return err
+	}
+	if r.Alone {
+		log.Warn("the edge before died while it handed over; what it still had is lost", "connections", r.Connections)
+	}
+	log.Info("taken over", "addr", e.Addr(), "connections", r.Connections, "rooms", r.Rooms, "took", r.Took.String(), "pause_p50", r.Pause50.String(), "pause_p999", r.Pause999.String(), "pause_max", r.PauseMax.String())
+	return nil
+}
+
+// offer offers the next hand-over, with o's open port. over is closed once somebody has taken over from here.
+func (h *handover) offer(e *edge.Server, cfg *edge.Config, o *ops.Server, log *slog.Logger) (over <-chan struct{}, err error) {
 	if h.Handover == "off" || h.Handover == "auto" && cfg.Portable {
 		return nil, nil
 	}

@@ -87,10 +87,9 @@ func (c *edgeCmd) Run(ctx context.Context, s streams) error {
 	node = cfg.Node
 	var e *edge.Server
 	drain := func(log *slog.Logger) { c.draining.run(e, log) }
-	begin := func(ctx context.Context, o *ops.Server, log *slog.Logger) (<-chan struct{}, error) {
-		return h.begin(ctx, e, &cfg, o, log)
-	}
-	r := role{servers: &servers{brokers: c.brokers}, process: &c.process, node: node, leave: drain, begin: begin, successor: h.ops}
+	begin := func(ctx context.Context, log *slog.Logger) error { return h.begin(ctx, e, &cfg, log) }
+	offer := func(o *ops.Server, log *slog.Logger) (<-chan struct{}, error) { return h.offer(e, &cfg, o, log) }
+	r := role{servers: &servers{brokers: c.brokers}, process: &c.process, node: node, leave: drain, begin: begin, offer: offer, successor: h.ops}
 	if cfg.Predecessor != nil {
 		r.late = true
 	}
@@ -215,9 +214,10 @@ type role struct {
 	store bool // it needs the log and the database to be there
 	// leave, where not nil, is what there is to do between the request to stop and the stop.
 	leave func(*slog.Logger)
-	// begin, where not nil, is what there is to do once the graph has started. over ends the role as if it were asked to stop, but
-	// for leave.
-	begin func(context.Context, *ops.Server, *slog.Logger) (over <-chan struct{}, err error)
+	// begin, where not nil, is what there is to do once the graph has started, and offer once the operators' port is open, too.
+	// over ends the role as if it were asked to stop, but for leave.
+	begin func(context.Context, *slog.Logger) error
+	offer func(*ops.Server, *slog.Logger) (over <-chan struct{}, err error)
 	// late opens the operators' port only after begin; successor is its listener then, if another process had it open.
 	late      bool
 	successor net.Listener
@@ -271,8 +271,12 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 	}
 	var over <-chan struct{}
 	if r.begin != nil {
-		if over, err = r.begin(ctx, o, log); err == nil && r.late {
+		err := r.begin(ctx, log)
+		if err == nil && r.late {
 			err = o.Start()
+		}
+		if err == nil {
+			over, err = r.offer(o, log)
 		}
 		if err != nil {
 			return stopped(ctx, errors.Join(err, wire.Stop(app)))

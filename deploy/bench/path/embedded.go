@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/parley-chat/parley/bus/embedded"
+	"github.com/parley-chat/parley/bus/fanout"
+	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/persist/bolt"
@@ -45,13 +47,14 @@ func Embedded(ctx context.Context) (w *world, err error) {
 		return nil, err
 	}
 	w.later(r.Close)
-	w.set.Redis.URL = r.URL()
+	w.set.Redis = fanout.Config{URL: r.URL(), Dial: r.Dial, Publisher: r.Publisher(w.set.Names)}
+	w.set.Recent = recent.Config{Add: r.Add}
 	k, err := embedded.StartKafka(embedded.KafkaConfig{Dir: filepath.Join(dir, "log"), Partitions: w.set.Partitions, Names: w.set.Names, Log: w.set.Log})
 	if err != nil {
 		return nil, err
 	}
 	w.later(func() error { k.Close(); return nil })
-	w.set.Kafka = journal.Config{Brokers: k.Addrs(), Class: k.Class()}
+	w.set.Kafka = journal.Config{Brokers: k.Addrs(), Dial: k.Dial, Class: k.Class()}
 	st, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db"), Gather: gather})
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (h *hop) failed() error {
 
 // subscribe hears the rooms' lanes as an edge does.
 func (h *hop) subscribe(ctx context.Context, w *world) error {
-	client, err := fanout.Connect(w.set.Redis.URL)
+	client, err := w.set.Redis.Connect()
 	if err != nil {
 		return err
 	}
@@ -174,11 +174,15 @@ func (h *hop) consume(w *world) error {
 	for p := range int32(w.set.Partitions) {
 		from[p] = kgo.NewOffset().At(0)
 	}
-	client, err := kgo.NewClient(
+	opts := []kgo.Opt{
 		kgo.SeedBrokers(w.set.Kafka.Brokers...), kgo.DisableClientMetrics(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{w.set.Names.LogTopic(): from}),
 		kgo.FetchMinBytes(1), kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
-	)
+	}
+	if w.set.Kafka.Dial != nil {
+		opts = append(opts, kgo.Dialer(w.set.Kafka.Dial))
+	}
+	client, err := kgo.NewClient(opts...)
 	if err != nil {
 		return fmt.Errorf("make a bare client: %w", err)
 	}
