@@ -72,7 +72,7 @@ func (r *Redis) run() {
 	}
 }
 
-// URL is what fanout.Connect wants. It stays the same through Interrupt and Resume.
+// URL is for fanout.Config. It stays the same through Interrupt and Resume.
 func (r *Redis) URL() string { return "redis://" + r.addr }
 
 // FastForward lets d pass for the keys that expire.

@@ -26,7 +26,7 @@ func TestConnect(t *testing.T) {
 		{url: "redis://h:1,http://i:2"},
 	}
 	for _, tt := range tests {
-		client, err := fanout.Connect(tt.url)
+		client, err := fanout.Config{URL: tt.url}.Connect()
 		if tt.addrs == nil {
 			if err == nil {
 				t.Errorf("Connect(%q) succeeded", tt.url)

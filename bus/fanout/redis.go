@@ -30,12 +30,9 @@ type Config struct {
 	Publisher Publisher
 }
 
-// Connect makes a client from a URL: redis://user:password@host:port/db, or rediss:// for TLS. A list with commas between
+// Connect makes a client from c's URL: redis://user:password@host:port/db, or rediss:// for TLS. A list with commas between
 // (the later ones may be host:port alone; an empty one is skipped) is a Redis Cluster. It does not wait for the server.
 // Commands fail after 2 s or with their context, and are not tried again: who wants that knows better what a repeat means.
-func Connect(url string) (redis.UniversalClient, error) { return Config{URL: url}.Connect() }
-
-// Connect is the function Connect with c's Dial.
 func (c Config) Connect() (redis.UniversalClient, error) {
 	first, rest, cluster := strings.Cut(c.URL, ",")
 	opt, err := redis.ParseURL(strings.TrimSpace(first))

@@ -24,7 +24,7 @@ const keep = 64
 
 func connect(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
-	client, err := fanout.Connect(url)
+	client, err := fanout.Config{URL: url}.Connect()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/fx"
 
-	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
@@ -149,7 +148,7 @@ func (w *world) talk(ctx context.Context) error {
 			writer.Append(w.partition(d.Room), string(d.Room), d.value, func(int64, error) {}) // what fails does not come
 		}
 	}
-	client, err := fanout.Connect(w.set.Redis.URL)
+	client, err := w.set.Redis.Connect()
 	if err != nil {
 		return err
 	}
