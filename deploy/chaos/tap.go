@@ -43,6 +43,7 @@ type place struct {
 	// Connections: on which a join was answered, so that live entries may come; on which one with a position is under way,
 	// when the library takes the next entry too; on which a leave was asked, and answered since.
 	on, joining, leaving, left uint64
+	leave                      int // number of the leave that was answered on connection left
 }
 
 // wireCall is a request without its reply.
@@ -416,7 +417,7 @@ func (t *tap) reply(call wireCall, f *serverFrame) {
 	case contracts.OpLeave:
 		p := t.r.place(call.room)
 		if f.Error == nil && p.asked == call.asked { // else a join followed at once
-			p.left = t.n
+			p.left, p.leave = t.n, call.asked
 			t.r.add(t.n, history.Event{Kind: history.Left, Room: call.room, Code: "left"})
 		}
 	}
@@ -433,6 +434,9 @@ func (t *tap) answered(call wireCall, o history.Outcome, code string) {
 
 func (t *tap) joined(call wireCall, raw json.RawMessage) {
 	p := t.r.place(call.room)
+	if call.asked > p.leave {
+		p.left = 0 // the server sends entries again, whatever the client has asked since
+	}
 	if p.asked != call.asked {
 		return // the library has asked anew and drops it
 	}
@@ -469,7 +473,6 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 		t.r.tally.resumes.Add(1)
 		t.r.tally.resumed.Add(int64(len(ok.Entries)))
 	}
-	p.left = 0
 	if ok.State == contracts.JoinMore {
 		last := ok.Entries[max(0, len(ok.Entries)-1)]
 		p.stands(history.Position{Epoch: ok.Epoch, Seq: last.Seq})

@@ -224,6 +224,35 @@ func TestTapLeave(t *testing.T) {
 	w.saw("entry 4 of r came behind the reply to leave", "1 joining", "1 joined complete 2:", "1 leaving", "1 left left")
 }
 
+// TestTapLeaveAndJoinTwice is a client that has come back and frees the room before it reads the reply: what the server sent
+// meanwhile is no entry of a room that was left.
+func TestTapLeaveAndJoinTwice(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.ask(`{"id":2,"op":"leave","room":"r"}`)
+	w.hear(`{"id":2,"ok":{}}`)
+	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.ask(`{"id":4,"op":"leave","room":"r"}`)
+	w.ask(`{"id":5,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.joined(3, "complete", 3, 3) // the library drops it
+	w.entry(4)                    // a hole, for the library
+	w.hear(`{"id":4,"ok":{}}`)
+	w.joined(5, "complete", 4, 3, 4)
+	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 left left", "1 joining since 2", "1 leaving", "1 joining since 2",
+		"1 joined complete 4: 3 4")
+}
+
+// TestTapLeaveOvertakesJoin is a join whose reply comes behind the reply to a later leave: it ends nothing of that.
+func TestTapLeaveOvertakesJoin(t *testing.T) {
+	w := newTapped(t)
+	w.ask(`{"id":1,"op":"join","room":"r"}`)
+	w.ask(`{"id":2,"op":"leave","room":"r"}`)
+	w.hear(`{"id":2,"ok":{}}`)
+	w.joined(1, "complete", 2, 1, 2)
+	w.entry(3)
+	w.saw("entry 3 of r came behind the reply to leave", "1 joining", "1 leaving", "1 left left")
+}
+
 // TestTapLeaveAndJoin is what the client does to free a room: the leave must not end what the join begins.
 func TestTapLeaveAndJoin(t *testing.T) {
 	w := newTapped(t)
