@@ -206,6 +206,7 @@ func (c *Checker) Finish() *Report {
 	c.members()
 	c.storedEvents()
 	c.load()
+	c.costs()
 	c.visible()
 	c.resources()
 	c.report.finish(c)

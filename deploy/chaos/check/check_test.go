@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/chaos/check"
@@ -215,5 +216,37 @@ func TestPoolsMayGrow(t *testing.T) {
 		if r := c.Finish(); r.Has(check.Descriptors) != tt.leak {
 			t.Errorf("%s from 30 to %d: %v", tt.process, tt.end, r.Counts)
 		}
+	}
+}
+
+// TestCosts: what a fault cost is told of those that no other overlapped.
+func TestCosts(t *testing.T) {
+	second := int64(time.Second)
+	fault := func(name, kind string, from, to int64) []history.Event {
+		return []history.Event{
+			{Kind: history.Fault, Fault: name, What: kind, At: from * second, Silent: true}, {Kind: history.Heal, Fault: name, At: to * second},
+		}
+	}
+	message := func(key byte, sent, acked, reached int64) []history.Event {
+		at := history.Event{Client: "c", Conn: 1, Room: "r", User: "u", Key: contracts.Key{15: key}}
+		with := func(change func(*history.Event)) history.Event { e := at; change(&e); return e }
+		return []history.Event{
+			with(func(e *history.Event) { e.Kind, e.At = history.Sent, sent*second }),
+			with(func(e *history.Event) { e.Kind, e.At, e.Outcome = history.Answered, acked*second, history.OK }),
+			with(func(e *history.Event) {
+				e.Kind, e.At, e.Seq, e.Epoch, e.Sender, e.Live = history.Received, reached*second, contracts.Seq(key), 1, "u", true
+			}),
+		}
+	}
+	events := slices.Concat(
+		[]history.Event{{Kind: history.Joining, Client: "c", Conn: 1, Room: "r"}},
+		message(1, 10, 19, 19),  // before
+		fault("a", "alone", 100, 110), message(2, 100, 103, 107), message(3, 112, 113, 114),
+		fault("b", "alone", 200, 201), message(4, 201, 202, 203),
+		fault("c", "first", 300, 310), fault("d", "second", 312, 320), message(5, 305, 309, 309),
+	)
+	costs := judge(events).Figures.Costs
+	if got, want := costs["alone"], (check.Cost{Alone: 2, AckedS: 3, ReachedS: 7}); got == nil || *got != want || len(costs) != 1 {
+		t.Errorf("the costs of %d kinds; %+v, want %+v of one", len(costs), got, want)
 	}
 }

@@ -65,12 +65,30 @@ type Figures struct {
 
 	Faults map[string]int     `json:"faults,omitempty"`  // by kind
 	ShownS map[string]float64 `json:"shown_s,omitempty"` // the longest that one of the kind took to show, in seconds; silent ones are left out
+	Costs  map[string]*Cost   `json:"costs,omitempty"`   // by kind, of faults that no other overlapped
 
 	QuietAttempts   int     `json:"quiet_attempts"` // outside fault windows
 	QuietAcked      int     `json:"quiet_acked"`
 	QuietDeliveries int     `json:"quiet_deliveries"`
 	FanoutP50MS     float64 `json:"fanout_p50_ms"` // from first send to live delivery, of QuietDeliveries
 	FanoutP99MS     float64 `json:"fanout_p99_ms"`
+}
+
+// Cost is the longest that clients waited in faults of one kind.
+type Cost struct {
+	Alone    int     `json:"alone"`     // how many faults are counted
+	AckedS   float64 `json:"acked_s"`   // from the first attempt to send a message to the first ok, in seconds; of those acked
+	ReachedS float64 `json:"reached_s"` // from there to when a first client had it; of those that one got
+}
+
+func (f *Figures) cost(kind string) *Cost {
+	if f.Costs == nil {
+		f.Costs = make(map[string]*Cost)
+	}
+	if f.Costs[kind] == nil {
+		f.Costs[kind] = &Cost{}
+	}
+	return f.Costs[kind]
 }
 
 func (f *Figures) message(m *message) {
@@ -142,6 +160,9 @@ func (r *Report) WriteText(out io.Writer) error {
 		fmt.Fprintf(&b, "fault     %s × %d", kind, f.Faults[kind])
 		if took, ok := f.ShownS[kind]; ok {
 			fmt.Fprintf(&b, ", showed within %.1f s", took)
+		}
+		if cost := f.Costs[kind]; cost != nil {
+			fmt.Fprintf(&b, "; of %d alone: acked within %.1f s, with others within %.1f s", cost.Alone, cost.AckedS, cost.ReachedS)
 		}
 		b.WriteByte('\n')
 	}

@@ -21,8 +21,9 @@ type message struct {
 
 	acked   int64 // the earliest ok, 0 for none
 	ackedAt string
-	seen    int64 // the earliest receipt, 0 for none
+	seen    int64 // the earliest live receipt, 0 for none
 	seenAt  string
+	reached int64   // the earliest receipt, live or in a reply, 0 for none
 	early   []int64 // receipts read before the first attempt
 
 	seq contracts.Seq // its place in the store

@@ -120,6 +120,27 @@ func (c *Checker) fanout() {
 	}
 }
 
+// costs notes what each kind of fault made clients wait for, of the faults that were alone: messages first sent from a second before
+// such a fault until it had settled.
+func (c *Checker) costs() {
+	alone := slices.DeleteFunc(slices.Clone(c.faults), func(f *fault) bool {
+		return slices.ContainsFunc(c.faults, func(o *fault) bool { return o != f && o.settle.from <= f.settle.to && f.settle.from <= o.settle.to })
+	})
+	slices.SortFunc(alone, func(a, b *fault) int { return cmp.Compare(a.settle.from, b.settle.from) })
+	for _, f := range alone {
+		c.report.Figures.cost(f.begun.What).Alone++
+	}
+	for _, m := range c.messages {
+		i, _ := slices.BinarySearchFunc(alone, m.first, func(f *fault, at int64) int { return cmp.Compare(f.settle.to, at) })
+		if m.attempts == 0 || i == len(alone) || !alone[i].settle.holds(m.first) {
+			continue
+		}
+		cost := c.report.Figures.cost(alone[i].begun.What)
+		cost.AckedS = max(cost.AckedS, time.Duration(m.acked-m.first).Seconds())
+		cost.ReachedS = max(cost.ReachedS, time.Duration(m.reached-m.first).Seconds())
+	}
+}
+
 // visible checks that every fault showed in a probe soon after it began.
 func (c *Checker) visible() {
 	if len(c.probes) == 0 {

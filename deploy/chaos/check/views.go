@@ -152,8 +152,12 @@ func (c *Checker) received(cl *client, v *view, e *history.Event) {
 		return
 	}
 	v.room.place(e.Seq).sight(e)
+	m := c.message(contracts.Identity{Room: e.Room, Sender: e.Sender, Key: e.Key})
+	if m.reached == 0 || e.At < m.reached {
+		m.reached = e.At
+	}
 	if e.Live {
-		c.live(cl, v, e)
+		c.live(cl, v, m, e)
 	}
 	s := v.now()
 	if !s.known {
@@ -182,7 +186,7 @@ func (c *Checker) received(cl *client, v *view, e *history.Event) {
 }
 
 // live notes when an entry was seen, and how long it took.
-func (c *Checker) live(cl *client, v *view, e *history.Event) {
+func (c *Checker) live(cl *client, v *view, m *message, e *history.Event) {
 	c.report.Figures.Live++
 	if v.epoch == 0 {
 		v.epoch = e.Epoch
@@ -190,7 +194,6 @@ func (c *Checker) live(cl *client, v *view, e *history.Event) {
 	if e.Epoch != v.epoch {
 		c.violate(Violation{Kind: Epoch, Room: e.Room, Seq: e.Seq, Key: e.Key, Client: cl.name, What: fmt.Sprintf("a live entry of epoch %d, in a room joined in epoch %d", e.Epoch, v.epoch), Evidence: []string{e.Source}})
 	}
-	m := c.message(contracts.Identity{Room: e.Room, Sender: e.Sender, Key: e.Key})
 	if m.seen == 0 || e.At < m.seen {
 		m.seen, m.seenAt = e.At, e.Source
 	}
