@@ -30,7 +30,9 @@ type kind struct {
 	// as it is too short or no server's business.
 	signals []string
 	// shows is how long it must last to be noticed at all; a shorter one is silent.
-	shows    time.Duration
+	shows time.Duration
+	// within is how soon it must show; 0 leaves that to the checker.
+	within   time.Duration
 	silent   bool
 	onlyLong bool
 }
@@ -105,6 +107,8 @@ func makeKinds() map[string]kind {
 					return links
 				},
 				lacks: lacksMongo(server), do: cut, signals: anySignals, shows: 8 * time.Second,
+				// A persister tells who waits for "ack":"stored", and nobody of the crowd does.
+				silent: role == "persist" && server == redis,
 			}
 		}
 	}

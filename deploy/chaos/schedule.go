@@ -158,7 +158,7 @@ func (w *world) inflict(ctx context.Context, n int, f *fault) {
 	defer w.over(f.String())
 	w.conductor.Add(history.Event{
 		Kind: history.Fault, At: history.SharedNow(), Fault: name, What: f.kind, Process: f.target, Signals: k.signals,
-		Silent: k.silent || f.length < k.shows,
+		Within: int64(k.within), Silent: k.silent || f.length < k.shows,
 	})
 	err := k.do(ctx, f)
 	w.conductor.Add(history.Event{Kind: history.Heal, At: history.SharedNow(), Fault: name})

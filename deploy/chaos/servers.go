@@ -58,6 +58,7 @@ func serverKinds() map[string]kind {
 		},
 		"kafka-disk": {
 			help: "Kafka's disk is full; Kafka gives up and is started again", short: seconds(3, 6), long: seconds(10, 30), claims: always(kafka), do: kafkaDisk, signals: anySignals,
+			within: 10 * time.Second, // nobody else can tell before Kafka has given up
 			lacks: func(p *plant) string {
 				if p.disk == "" {
 					return "no disk of its own could be mounted for Kafka"
