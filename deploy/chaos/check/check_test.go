@@ -240,7 +240,7 @@ func TestCosts(t *testing.T) {
 	}
 	events := slices.Concat(
 		[]history.Event{{Kind: history.Joining, Client: "c", Conn: 1, Room: "r"}},
-		message(1, 10, 19, 19),  // before
+		message(1, 10, 19, 19), // before
 		fault("a", "alone", 100, 110), message(2, 100, 103, 107), message(3, 112, 113, 114),
 		fault("b", "alone", 200, 201), message(4, 201, 202, 203),
 		fault("c", "first", 300, 310), fault("d", "second", 312, 320), message(5, 305, 309, 309),
