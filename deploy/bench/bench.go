@@ -3,7 +3,7 @@
 // to minute: only figures of one run may be compared.
 //
 //	go run ./deploy/bench                        floors, an edge alone, edges beside the rest, `parley dev`; every case, medians of three
-//	go run ./deploy/bench -cases log-hop,catch-up,history   what lies behind the edges, beside the bare libraries
+//	go run ./deploy/bench -cases log-hop,catch-up,catch-up-live,history   what lies behind the edges, beside the bare libraries
 //	go run ./deploy/bench -crowd 1000000         as many connections as the machine takes, held while some rooms talk
 //	go run ./deploy/bench -peer name=URL[+URL]=PID[+PID]   a system that runs already, such as edges of `parley up`
 package main
@@ -66,15 +66,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		s.peers = append(s.peers, v)
 		return nil
 	})
-	flags.StringVar(&s.cases, "cases", "connections,1x1000,100x100,pairs,1x1000-two,100x100-two", "which cases; also log-hop, catch-up and history, which are a table of their own")
+	flags.StringVar(&s.cases, "cases", "connections,1x1000,100x100,pairs,1x1000-two,100x100-two", "which cases; also log-hop, catch-up, catch-up-live and history, which are a table of their own")
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds; medians are shown")
 	flags.DurationVar(&s.warmup, "warmup", time.Second, "time before anything is measured, per case")
 	flags.DurationVar(&s.duration, "duration", 3*time.Second, "time measured per case")
 	flags.IntVar(&s.connections, "connections", 10_000, "connections of the case of that name")
 	flags.IntVar(&s.pairs, "pairs", 2_000, "rooms of two of the case of that name")
-	flags.StringVar(&s.servers, "servers", "embedded,real", "what log-hop, catch-up and history run on; real: where the environment names all of them")
-	flags.IntVar(&s.path.Rate, "sends", 5000, "messages per second of log-hop")
-	flags.IntVar(&s.path.Records, "records", 100_000, "messages that catch-up finds in the log")
+	flags.StringVar(&s.servers, "servers", "embedded,real", "what log-hop, catch-up, catch-up-live and history run on; real: where the environment names all of them")
+	flags.IntVar(&s.path.Rate, "sends", 5000, "messages per second of log-hop and catch-up-live")
+	flags.IntVar(&s.path.Records, "records", 300_000, "messages that catch-up and catch-up-live find in the log")
 	flags.IntVar(&s.path.Entries, "entries", 1_000_000, "entries that the store of history holds")
 	flags.IntVar(&s.path.Pages, "pages", 4000, "pages of each kind that history reads")
 	flags.IntVar(&s.crowd.connections, "crowd", 0, "instead of comparing: hold so many connections on as many edges as the descriptor limit needs")

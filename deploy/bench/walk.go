@@ -21,7 +21,7 @@ type pathCase struct {
 
 // pathCases are those of them that -cases names.
 func (s settings) pathCases() []pathCase {
-	all := []pathCase{{"log-hop", path.Hop}, {"catch-up", path.CatchUp}, {"history", path.History}}
+	all := []pathCase{{"log-hop", path.Hop}, {"catch-up", path.CatchUp}, {"catch-up-live", path.CatchUpLive}, {"history", path.History}}
 	return slices.DeleteFunc(all, func(c pathCase) bool { return !slices.Contains(strings.Split(s.cases, ","), c.name) })
 }
 
@@ -35,7 +35,7 @@ const (
 // Other cases that -cases names are left out: they compare something else.
 func (s settings) walk(ctx context.Context, out io.Writer, cases []pathCase) error {
 	if n := len(strings.Split(s.cases, ",")); n > len(cases) {
-		return fmt.Errorf("-cases %q: log-hop, catch-up and history are a table of their own", s.cases)
+		return fmt.Errorf("-cases %q: log-hop, catch-up, catch-up-live and history are a table of their own", s.cases)
 	}
 	s.path.Warmup, s.path.Duration = s.warmup, s.duration
 	kinds, err := s.serverKinds()

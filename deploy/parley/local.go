@@ -15,6 +15,7 @@ type upCmd struct {
 	Port        int    `name:"port" env:"PORT" placeholder:"N" help:"Port of the first edge; the others take the next ones. Defaults to 8080."`
 	Ports       string `name:"ports" env:"PORTS" default:"default" help:"Ports of the servers: default (the conventional ones), free, or the first of five."`
 	Mongo       string `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
+	MongoHeap   int    `name:"mongo-heap" env:"MONGO_HEAP" default:"512" help:"Memory of the Java stand-in for MongoDB, which keeps everything there, in MiB."`
 	Dir         string `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs, data and logs are kept."`
 	ServersOnly bool   `name:"servers-only" help:"Start the servers only and print their addresses."`
 	Write       string `name:"write" placeholder:"FILE" help:"Write those addresses to a file once every server answers."`
@@ -22,7 +23,9 @@ type upCmd struct {
 
 // Validate is called by the command line's parser.
 func (c *upCmd) Validate() error {
-	for name, n := range map[string]int{"edges": c.Edges, "workers": c.Workers, "dispatchers": c.Dispatchers, "persisters": c.Persisters} {
+	for name, n := range map[string]int{
+		"edges": c.Edges, "workers": c.Workers, "dispatchers": c.Dispatchers, "persisters": c.Persisters, "mongo-heap": c.MongoHeap,
+	} {
 		if n < 1 {
 			return fmt.Errorf("--%s %d: must be 1 or more", name, n)
 		}
@@ -34,7 +37,7 @@ func (c *upCmd) Validate() error {
 func (c *upCmd) Run(ctx context.Context, s streams) error {
 	return local.Up(ctx, local.UpOptions{
 		Dir: c.Dir, Edges: c.Edges, Workers: c.Workers, Dispatchers: c.Dispatchers, Persisters: c.Persisters,
-		Port: c.Port, Ports: c.Ports, Mongo: c.Mongo, ServersOnly: c.ServersOnly, Write: c.Write, Out: s.out, Color: terminal(s.out),
+		Port: c.Port, Ports: c.Ports, Mongo: c.Mongo, MongoHeap: c.MongoHeap, ServersOnly: c.ServersOnly, Write: c.Write, Out: s.out, Color: terminal(s.out),
 	})
 }
 

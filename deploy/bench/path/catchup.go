@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -36,12 +39,8 @@ func CatchUp(ctx context.Context, servers Servers, cfg Config) (figures []Figure
 		return nil, err
 	}
 	err = await(ctx, "the persister", func() error {
-		stored := int64(0)
-		for _, s := range keep.Status() {
-			stored += s.Stored
-		}
-		if stored < int64(cfg.Records) {
-			return fmt.Errorf("%d of %d records are stored", stored, cfg.Records)
+		if n := stored(keep); n < int64(cfg.Records) {
+			return fmt.Errorf("%d of %d records are stored", n, cfg.Records)
 		}
 		return nil
 	})
@@ -52,8 +51,112 @@ func CatchUp(ctx context.Context, servers Servers, cfg Config) (figures []Figure
 	if err != nil {
 		return nil, err
 	}
-	n := float64(cfg.Records)
-	return []Figure{{What: "rows per s", Bare: n / bare.Seconds(), Parley: n / w.store.wrote().Seconds()}}, nil
+	rows, took := w.store.wrote()
+	return []Figure{{What: "rows per s", Bare: float64(cfg.Records) / bare.Seconds(), Parley: float64(rows) / took.Seconds()}}, nil
+}
+
+// stored is how many records of the log a persister has stored.
+func stored(keep *sink.Sink) (n int64) {
+	for _, s := range keep.Status() {
+		n += s.Stored
+	}
+	return n
+}
+
+// level is how little a persister is behind that has caught up: it polls every 20 ms, and a bulk that is not full waits 50 ms.
+const level = 250 * time.Millisecond
+
+// CatchUpLive measures how fast a persister stores what it finds in the log while more is written there and a dispatcher tells
+// it: from its first write on until it is level. The figure's Bare is how many a second were written meanwhile.
+func CatchUpLive(ctx context.Context, servers Servers, cfg Config) (figures []Figure, err error) {
+	w, err := servers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	if _, err := w.fillLog(ctx, cfg.Records); err != nil {
+		return nil, err
+	}
+	if err := w.dispatch(ctx); err != nil {
+		return nil, err
+	}
+	live, err := w.stream(ctx, cfg.Records, cfg.Rate)
+	if err != nil {
+		return nil, err
+	}
+	var keep *sink.Sink
+	if err := w.run(ctx, wire.Persist(w.set, "persist", fx.Populate(&keep))); err != nil {
+		return nil, err
+	}
+	err = await(ctx, "the persister", func() error {
+		behind := int64(cfg.Records) + live.acked.Load() - stored(keep)
+		if behind > int64(level.Seconds()*float64(cfg.Rate)) {
+			return fmt.Errorf("%d records are not stored", behind)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows, took := w.store.wrote()
+	written := float64(live.acked.Load()) / time.Since(live.began).Seconds()
+	return []Figure{{What: "rows per s", Bare: written, Parley: float64(rows) / took.Seconds()}}, live.stop()
+}
+
+// stream is what goes on being written to the log.
+type stream struct {
+	began time.Time
+	acked atomic.Int64
+	stop  func() error // waits for what is not acked, and returns what failed
+}
+
+// stream writes so many messages a second to the log, the first of which is the from-th of all, until stop or the world's end.
+func (w *world) stream(ctx context.Context, from, rate int) (*stream, error) {
+	writer, err := w.writer()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &stream{began: time.Now()}
+	var unacked sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	fail := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed = errors.Join(failed, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := pace(ctx, rate, math.MaxInt, func(i int) error {
+			d, err := newDocument(from + i)
+			if err != nil {
+				return err
+			}
+			unacked.Add(1)
+			writer.Append(w.partition(d.Room), string(d.Room), d.value, func(_ int64, err error) {
+				defer unacked.Done()
+				if err != nil {
+					fail(err)
+					return
+				}
+				s.acked.Add(1)
+			})
+			return nil
+		})
+		if ctx.Err() == nil {
+			fail(err)
+		}
+	}()
+	s.stop = func() error {
+		cancel()
+		<-done
+		unacked.Wait()
+		return failed
+	}
+	w.later(s.stop)
+	return s, nil
 }
 
 // fillLog writes so many messages to the log, as fast as it takes them.

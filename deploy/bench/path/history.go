@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/fx"
-
 	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
@@ -20,7 +18,6 @@ import (
 	"github.com/parley-chat/parley/deploy/wire"
 	"github.com/parley-chat/parley/persist/store"
 	"github.com/parley-chat/parley/workers"
-	"github.com/parley-chat/parley/workers/dispatch"
 )
 
 const (
@@ -42,21 +39,11 @@ func History(ctx context.Context, servers Servers, cfg Config) (figures []Figure
 	if err := w.fillStore(ctx, all); err != nil {
 		return nil, err
 	}
-	var disp *dispatch.Dispatcher
-	if err := w.run(ctx, wire.Dispatch(w.set, "dispatch", fx.Populate(&disp))); err != nil {
+	if err := w.dispatch(ctx); err != nil {
 		return nil, err
 	}
 	worker := workers.Config{Node: "worker", Secret: []byte(strings.Repeat("x", 32))}
 	if err := w.run(ctx, wire.Worker(w.set, worker, w.class)); err != nil {
-		return nil, err
-	}
-	err = await(ctx, "the dispatcher", func() error {
-		if n := len(disp.Owned()); n < w.set.Partitions {
-			return fmt.Errorf("it owns %d partitions of %d", n, w.set.Partitions)
-		}
-		return disp.Ready()
-	})
-	if err != nil {
 		return nil, err
 	}
 	if err := w.talk(ctx); err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/wire"
 	"github.com/parley-chat/parley/persist/sink"
-	"github.com/parley-chat/parley/workers/dispatch"
 )
 
 // What a consumer of the log asks of its broker; the same as in bus/journal.
@@ -35,19 +34,18 @@ func Hop(ctx context.Context, servers Servers, cfg Config) (figures []Figure, er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	var disp *dispatch.Dispatcher
 	var keep *sink.Sink
 	if err := w.run(ctx, wire.Persist(w.set, "persist", fx.Populate(&keep))); err != nil {
 		return nil, err
 	}
-	if err := w.run(ctx, wire.Dispatch(w.set, "dispatch", fx.Populate(&disp))); err != nil {
+	if err := w.dispatch(ctx); err != nil {
 		return nil, err
 	}
-	err = await(ctx, "dispatcher and persister", func() error {
-		if n, m := len(disp.Owned()), len(keep.Status()); n < w.set.Partitions || m < w.set.Partitions {
-			return fmt.Errorf("they own %d and %d partitions of %d", n, m, w.set.Partitions)
+	err = await(ctx, "the persister", func() error {
+		if n := len(keep.Status()); n < w.set.Partitions {
+			return fmt.Errorf("it owns %d partitions of %d", n, w.set.Partitions)
 		}
-		return errors.Join(disp.Ready(), keep.Ready())
+		return keep.Ready()
 	})
 	if err != nil {
 		return nil, err
@@ -215,30 +213,22 @@ func (h *hop) send(ctx context.Context, w *world, rate int) error {
 		return err
 	}
 	var unacked sync.WaitGroup
-	began := time.Now()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for next := 0; next < len(h.acked) && h.failed() == nil; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
+	err = pace(ctx, rate, len(h.acked), func(i int) error {
+		d, err := newDocument(i)
+		if err != nil {
+			return err
 		}
-		due := min(int(time.Since(began).Seconds()*float64(rate)), len(h.acked))
-		for ; next < due; next++ {
-			i := next
-			d, err := newDocument(i)
-			if err != nil {
-				return err
+		unacked.Add(1)
+		writer.Append(w.partition(d.Room), string(d.Room), d.value, func(offset int64, err error) {
+			defer unacked.Done()
+			if h.acked[i], h.offset[i] = time.Since(h.begin), offset; err != nil {
+				h.fail(fmt.Errorf("append message %d: %w", i, err))
 			}
-			unacked.Add(1)
-			writer.Append(w.partition(d.Room), string(d.Room), d.value, func(offset int64, err error) {
-				defer unacked.Done()
-				if h.acked[i], h.offset[i] = time.Since(h.begin), offset; err != nil {
-					h.fail(fmt.Errorf("append message %d: %w", i, err))
-				}
-			})
-		}
+		})
+		return h.failed()
+	})
+	if err != nil {
+		return err
 	}
 	unacked.Wait()
 	return h.failed()

@@ -20,6 +20,7 @@ import (
 	"github.com/parley-chat/parley/deploy/ops"
 	"github.com/parley-chat/parley/deploy/wire"
 	"github.com/parley-chat/parley/persist/store"
+	"github.com/parley-chat/parley/workers/dispatch"
 )
 
 // Config is how much is measured.
@@ -27,7 +28,7 @@ type Config struct {
 	// Warmup and Duration are the times before and while Hop measures, at Rate sends per second.
 	Warmup, Duration time.Duration
 	Rate             int
-	// Records are how many CatchUp finds in the log.
+	// Records are how many CatchUp and CatchUpLive find in the log; Rate is also how many a second come meanwhile in the second.
 	Records int
 	// Entries are how many the store holds when History reads it, and Pages how many pages of each kind are read.
 	Entries, Pages int
@@ -104,6 +105,20 @@ func (w *world) run(ctx context.Context, graph fx.Option) error {
 	return nil
 }
 
+// dispatch starts a dispatcher and waits until it has told what is in the log.
+func (w *world) dispatch(ctx context.Context) error {
+	var disp *dispatch.Dispatcher
+	if err := w.run(ctx, wire.Dispatch(w.set, "dispatch", fx.Populate(&disp))); err != nil {
+		return err
+	}
+	return await(ctx, "the dispatcher", func() error {
+		if n := len(disp.Owned()); n < w.set.Partitions {
+			return fmt.Errorf("it owns %d partitions of %d", n, w.set.Partitions)
+		}
+		return disp.Ready()
+	})
+}
+
 // writer opens a writer to the log, which is closed with the world.
 func (w *world) writer() (*journal.KafkaWriter, error) {
 	writer, err := journal.NewWriter(w.set.Kafka, w.set.Log)
@@ -137,6 +152,27 @@ func newDocument(i int) (document, error) {
 	return d, err
 }
 
+// pace calls do with 0, 1, 2 … at a rate per second, until it has done so often enough, do fails or ctx ends. What is late is
+// made up for.
+func pace(ctx context.Context, rate, often int, do func(i int) error) error {
+	began := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for next := 0; next < often; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for due := min(int(time.Since(began).Seconds()*float64(rate)), often); next < due; next++ {
+			if err := do(next); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func roomID(i int) contracts.RoomID { return contracts.RoomID(fmt.Sprint("room-", i)) }
 
 // await looks again and again until there is no error, for what tells nobody when it happens.
@@ -164,13 +200,13 @@ func percentile(times []time.Duration, part float64) float64 {
 	return float64(times[at]) / float64(time.Millisecond)
 }
 
-// noted is a store that notes when it is written to, and counts the pages that are read from it.
+// noted is a store that notes when and how much is written to it, and counts the pages that are read from it.
 type noted struct {
 	store.Store
 
 	mu          sync.Mutex // guards what follows
 	first, last time.Time  // the beginning of the first Append and the end of the last one
-	pages       int
+	rows, pages int
 }
 
 // Append implements store.Store.
@@ -183,6 +219,9 @@ func (s *noted) Append(ctx context.Context, entries []store.Entry, prev, next co
 		s.first = began
 	}
 	s.last = time.Now()
+	if err == nil {
+		s.rows += len(entries)
+	}
 	return err
 }
 
@@ -194,10 +233,11 @@ func (s *noted) Page(ctx context.Context, room contracts.RoomID, from, to contra
 	return s.Store.Page(ctx, room, from, to, limit, newest)
 }
 
-func (s *noted) wrote() time.Duration {
+// wrote returns how many rows were stored, and how long that took from the first Append on.
+func (s *noted) wrote() (rows int, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.Sub(s.first)
+	return s.rows, s.last.Sub(s.first)
 }
 
 func (s *noted) read() int {

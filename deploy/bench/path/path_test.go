@@ -22,9 +22,10 @@ func TestEmbedded(t *testing.T) {
 		figures int
 		bare    bool
 	}{
-		"log-hop":  {path.Hop, 2, true},
-		"catch-up": {path.CatchUp, 1, true},
-		"history":  {path.History, 4, false},
+		"log-hop":       {path.Hop, 2, true},
+		"catch-up":      {path.CatchUp, 1, true},
+		"catch-up-live": {path.CatchUpLive, 1, true},
+		"history":       {path.History, 4, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			figures, err := c.measure(t.Context(), path.Embedded, cfg)
