@@ -153,6 +153,11 @@ func (d *Dispatcher) load(ctx context.Context, id int32, committed *journal.Comm
 		if committed.Offset > end {
 			return nil, gone(end)
 		}
+		if untold := start - committed.Offset; untold > 0 {
+			d.metrics.untold.Add(float64(untold))
+			d.log.Error("somebody deleted records of the log that were stored and not told: their rooms learn it with their next message",
+				"partition", id, "from", committed.Offset, "records", untold)
+		}
 		told = max(told, committed.Offset)
 	}
 	var lost bool

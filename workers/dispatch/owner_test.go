@@ -128,6 +128,39 @@ func TestLogIdentity(t *testing.T) {
 	}
 }
 
+// Somebody deletes records that are stored and that nobody was told. It shows, and numbers go on.
+func TestDeletedBeforeTold(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.send("a", texts(5)...)
+		w.persist(0, 4)
+		w.set(func() {
+			w.commits[0] = journal.Commit{Offset: 1, Epoch: 1}
+			l := w.log(0)
+			w.older = w.numbered(0)[:3]
+			l.start, l.values = 3, l.values[3:]
+		})
+		reg := prometheus.NewPedanticRegistry()
+		d, stop := w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) { deps.Registerer = reg })
+		defer stop()
+		elapse(2 * time.Second)
+		if err := d.Ready(); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(w.want(0, 3), w.entries()); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		expectHead(t, w.head("a"), 5, 4)
+		const want = `
+# HELP parley_dispatch_untold_records_total Records that somebody deleted from the log before they were told, found at take-overs; the store has them.
+# TYPE parley_dispatch_untold_records_total counter
+parley_dispatch_untold_records_total 2
+`
+		if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "parley_dispatch_untold_records_total"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A record of a newer release stops its partition; what is before it stays served.
 func TestNewerVersion(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
