@@ -47,6 +47,7 @@ func Journal(t *testing.T, start func(t *testing.T) JournalFixture) {
 		{"a reader of an empty partition learns that it has caught up", testJournalCaughtUp},
 		{"poll ends in time", testJournalPollTime},
 		{"commits carry the epoch and are where the next one starts", testJournalCommit},
+		{"commits go on beside the polling", testJournalCommitBeside},
 		{"two members share, and hand over without a hole", testJournalRebalance},
 		{"a slow assign holds up nobody else", testJournalSlowAssign},
 		{"a failed assign is tried again", testJournalFailedAssign},

@@ -141,6 +141,27 @@ func testJournalCommit(t *testing.T, s *journalSuite) {
 	}
 }
 
+func testJournalCommitBeside(t *testing.T, s *journalSuite) {
+	s.fill(t, 0, 0, 3)
+	r := newJournalReader(t, s.JournalFixture, "g")
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	err := journal.ErrNotOwner // until it owns the partition
+	for errors.Is(err, journal.ErrNotOwner) && s.ctx.Err() == nil {
+		<-tick.C
+		err = r.consumer.Commit(s.ctx, map[int32]journal.Commit{0: {Offset: 2, Epoch: 5}})
+	}
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	got, err := s.log.Committed(s.ctx, s.Groups+"g")
+	if diff := cmp.Diff(map[int32]journal.Commit{0: {Offset: 2, Epoch: 5}}, got); diff != "" || err != nil {
+		t.Errorf("committed (%v) (-want +got):\n%s", err, diff)
+	}
+	s.fill(t, 0, 3, 5)
+	r.waitNext(0, 5)
+}
+
 func testJournalRebalance(t *testing.T, s *journalSuite) {
 	// Records are appended all the time, while members come and go.
 	var stop atomic.Bool

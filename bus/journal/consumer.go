@@ -59,7 +59,7 @@ type KafkaConsumer struct {
 
 	// Owned by who holds polling: Poll, Close.
 	polling  sync.Mutex
-	parts    map[int32]*part
+	parts    map[int32]*part // changed under mu as well, for Commit
 	out      []Batch
 	drained  time.Time // when the member's errors were looked at last
 	replaced bool      // the topic is another one by now
@@ -259,7 +259,7 @@ func (c *KafkaConsumer) Commit(ctx context.Context, commits map[int32]Commit) er
 	}
 	offsets := make(map[int32]kgo.EpochOffset, len(commits))
 	for partition, commit := range commits {
-		if c.parts[partition] == nil {
+		if !c.owns(partition) {
 			return fmt.Errorf("commit partition %d: %w", partition, ErrNotOwner)
 		}
 		offsets[partition] = kgo.EpochOffset{Epoch: -1, Offset: commit.Offset}
@@ -310,6 +310,12 @@ func (c *KafkaConsumer) commit(ctx context.Context, offsets map[int32]kgo.EpochO
 	return err
 }
 
+func (c *KafkaConsumer) owns(partition int32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.parts[partition] != nil
+}
+
 func (c *KafkaConsumer) isClosed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -346,7 +352,9 @@ func (c *KafkaConsumer) Close() error {
 	if held := c.giveUp(slices.Collect(maps.Keys(c.parts))); len(held) > 0 {
 		c.owner.Lose(held) // the group was not to be reached
 	}
+	c.mu.Lock()
 	c.parts = nil
+	c.mu.Unlock()
 	c.cancel()
 	c.member.Close()
 	c.reader.Close()

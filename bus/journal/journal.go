@@ -79,8 +79,8 @@ type Batch struct {
 	Err error
 }
 
-// Consumer is one member of a consumer group. Poll, Commit and Restart are for one goroutine, Owner's Revoke included;
-// Alive is for any; Close too, once nobody polls any more or the context of the last Poll has ended.
+// Consumer is one member of a consumer group. Poll and Restart are for one goroutine, Owner's Revoke included; Commit and
+// Alive are for any; Close too, once nobody polls any more or the context of the last Poll has ended.
 type Consumer interface {
 	// Poll waits for records, for at most wait, and returns what there is: batches of partitions at the log's end may be
 	// empty, so that a reader learns that it has caught up.
@@ -90,7 +90,8 @@ type Consumer interface {
 	// Batches of what was read before do not come any more.
 	Restart(partition int32)
 	// Commit commits for partitions that are owned. ErrNotOwner: one of them is not owned, or the group has gone on
-	// without this member; nothing is to be told of them any more.
+	// without this member; nothing is to be told of them any more. Beside Poll it may be under way when a partition is taken
+	// away: Owner's Revoke and Lose wait for it, or the group may learn of it behind what the next owner commits.
 	Commit(ctx context.Context, commits map[int32]Commit) error
 	// Alive is when the group's coordinator last confirmed this member, zero before the first time.
 	Alive() time.Time

@@ -183,7 +183,9 @@ func (c *KafkaConsumer) own(id int32) {
 		return
 	}
 	p := &part{id: id}
+	c.mu.Lock()
 	c.parts[id] = p
+	c.mu.Unlock()
 	c.assign(p)
 }
 
@@ -221,6 +223,8 @@ func (c *KafkaConsumer) giveUp(partitions []int32) (held []int32) {
 }
 
 func (c *KafkaConsumer) disown(partitions []int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, id := range partitions {
 		delete(c.parts, id)
 	}
