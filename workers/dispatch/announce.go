@@ -2,13 +2,10 @@ package dispatch
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"slices"
 	"time"
 
-	"github.com/parley-chat/parley/bus/fanout"
-	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/contracts/planted"
 )
@@ -68,49 +65,6 @@ func (p *partition) handOver(o *outgoing) {
 	p.change(o.room)
 }
 
-// publish starts the next publication, if there is something to tell and none is under way.
-func (d *Dispatcher) publish(p *partition) {
-	if p.publishing || len(p.queue) == 0 && !p.headsDue || !d.alive() {
-		return
-	}
-	n, size := 0, 0
-	for n < len(p.queue) && n < publishEntries && (n == 0 || size+len(p.queue[n].body) <= publishBytes) {
-		size += len(p.queue[n].body)
-		n++
-	}
-	batch := slices.Clone(p.queue[:n])
-	for i := range batch {
-		p.handOver(&batch[i])
-	}
-	clear(p.queue[:n])
-	if p.queue = p.queue[n:]; len(p.queue) == 0 {
-		p.queue = nil
-	}
-	heads, epoch := p.headsNow(d.cfg.HeadsEvery)
-	if len(batch) == 0 && len(heads) == 0 && !epoch {
-		return
-	}
-	p.publishing = true
-	d.job(p, func(ctx context.Context) func() {
-		ctx, cancel := context.WithTimeout(ctx, d.cfg.PublishTimeout)
-		defer cancel()
-		var lanes []contracts.Lane
-		if epoch {
-			lanes = d.lanes(p.id)
-		}
-		err := d.tell(ctx, p.epoch, batch, heads, lanes)
-		now := time.Now()
-		d.remember(ctx, p.epoch, batch)
-		return func() {
-			if epoch && err == nil {
-				p.epochDue--
-				p.headsTaken = now
-			}
-			d.published(p, batch, heads, now, err)
-		}
-	})
-}
-
 // lanes are those of a partition.
 func (d *Dispatcher) lanes(id int32) []contracts.Lane {
 	all := make([]contracts.Lane, 0, contracts.Lanes/d.cfg.Partitions)
@@ -146,94 +100,29 @@ func (p *partition) headsNow(every time.Duration) (heads []said, epoch bool) {
 	return heads, epoch
 }
 
-// tell tells entries and heads, and some lanes the epoch. Rooms are only read for what never changes.
-func (d *Dispatcher) tell(ctx context.Context, epoch contracts.Epoch, batch []outgoing, heads []said, lanes []contracts.Lane) error {
-	if !d.alive() {
-		return errNotAlive
-	}
-	out := messages(epoch, batch, heads)
-	if planted.On(planted.NoHeads) {
-		lanes = nil
-	}
-	for _, l := range lanes {
-		out = append(out, fanout.Message{Lane: l, Body: contracts.AppendEnvelope(nil, &contracts.Envelope{Kind: contracts.EnvelopeEpoch, Epoch: epoch})})
-	}
-	_, err := d.messages.Send(ctx, out)
-	return err
-}
-
-// remember puts entries into the cache. Nobody waits for that: until then, and where it fails, a reader asks this dispatcher.
-func (d *Dispatcher) remember(ctx context.Context, epoch contracts.Epoch, batch []outgoing) {
-	if len(batch) == 0 || !d.alive() {
-		return
-	}
-	entries := make([]recent.Entry, len(batch))
-	for i, o := range batch {
-		entries[i] = recent.Entry{Room: o.room.id, Epoch: epoch, Seq: o.seq, JSON: o.body}
-	}
-	if _, err := d.entries.Send(ctx, entries); err != nil {
-		d.redis(err)
-		d.metrics.publishErrors.Inc()
-	}
-}
-
-// messages makes one message per lane of the entries, in order, and behind them those of the heads.
-func messages(epoch contracts.Epoch, batch []outgoing, heads []said) []fanout.Message {
-	var out []fanout.Message
-	at := make(map[contracts.Lane]int)
-	for i := range batch {
-		o := &batch[i]
-		n, ok := at[o.room.lane]
-		if !ok {
-			n = len(out)
-			at[o.room.lane] = n
-			out = append(out, fanout.Message{Lane: o.room.lane})
-		}
-		out[n].Body = contracts.AppendEnvelope(out[n].Body, &contracts.Envelope{
-			Kind: contracts.EnvelopeEntry, Room: o.room.id, Epoch: epoch, Seq: o.seq, Body: o.body,
-		})
-	}
-	first := len(out)
-	if planted.On(planted.NoHeads) {
-		heads = nil
-	}
-	for _, h := range heads {
-		if n := len(out); n == first || out[n-1].Lane != h.room.lane || len(out[n-1].Body) > headsBytes {
-			out = append(out, fanout.Message{Lane: h.room.lane})
-		}
-		m := &out[len(out)-1]
-		m.Body = contracts.AppendEnvelope(m.Body, &contracts.Envelope{
-			Kind: contracts.EnvelopeHead, Room: h.room.id, Epoch: epoch, Seq: h.seq,
-		})
-	}
-	return out
-}
-
-// published takes a publication's end. What failed is not repeated: the heads say it, and edges pull.
-func (d *Dispatcher) published(p *partition, batch []outgoing, heads []said, now time.Time, err error) {
-	p.publishing = false
-	if !errors.Is(err, errNotAlive) {
-		d.redis(err)
-	}
+// published takes the end of what a publication said of p. What failed is not repeated: the heads say it, and edges pull.
+func (d *Dispatcher) published(p *partition, s *share, now time.Time, err error) {
 	if err != nil {
-		d.metrics.publishErrors.Inc()
-		for _, h := range heads {
+		for _, h := range s.heads {
 			if under := h.room.low[lowUnderWay]; under >= 0 {
 				h.room.low[lowNone], h.room.low[lowUnderWay] = under, -1
 			}
 		}
-		d.advance(p)
 		return
 	}
-	d.metrics.published.Add(float64(len(batch)))
-	for i := range batch {
-		d.metrics.hop.Observe(now.Sub(batch[i].read).Seconds())
-	}
-	if len(heads) > 0 {
+	if s.epochTold {
+		p.epochDue--
 		p.headsTaken = now
-		d.metrics.heads.Add(float64(len(heads)))
 	}
-	for _, h := range heads {
+	d.metrics.published.Add(float64(len(s.batch)))
+	for i := range s.batch {
+		d.metrics.hop.Observe(now.Sub(s.batch[i].read).Seconds())
+	}
+	if len(s.heads) > 0 {
+		p.headsTaken = now
+		d.metrics.heads.Add(float64(len(s.heads)))
+	}
+	for _, h := range s.heads {
 		r := h.room
 		r.low[lowOnce], r.low[lowUnderWay] = r.low[lowUnderWay], -1
 		if r.sent != h.seq {
@@ -245,16 +134,15 @@ func (d *Dispatcher) published(p *partition, batch []outgoing, heads []said, now
 			d.tidy(p, r)
 		}
 	}
-	d.advance(p)
 }
 
 // redis logs once that Redis fails and once that it works again.
 func (d *Dispatcher) redis(err error) {
 	away := err != nil
-	if d.redisAway.Swap(away) == away {
+	if d.redisAway == away {
 		return
 	}
-	if away {
+	if d.redisAway = away; away {
 		d.log.Warn("Redis does not take what is told; rooms are repaired by pull", "err", err)
 	} else {
 		d.log.Info("Redis takes what is told again")

@@ -48,8 +48,8 @@ type Config struct {
 	// WaitingBytes bounds the records that wait for the store, in all partitions together, with an allowance for each.
 	// Above it, a partition in which something waits reads no further until there is room. Defaults to 64 MiB.
 	WaitingBytes int
-	// QueueBytes bounds the entries of one partition that wait to be published. Above it they are skipped: heads and pulls
-	// repair it. Defaults to 8 MiB.
+	// QueueBytes bounds the entries of one partition that wait to be published, and those of all that wait for the cache of
+	// one server. Above it the older ones are skipped: heads and pulls repair it. Defaults to 8 MiB.
 	QueueBytes int
 	// Questions bounds the questions that wait for something. Defaults to 8,192.
 	Questions int

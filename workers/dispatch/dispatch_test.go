@@ -310,8 +310,8 @@ func TestHeadsBehindEntries(t *testing.T) {
 func TestRedisHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		hang := make(chan struct{})
-		slow := slowRedis{w, hang}
-		_, stop := w.runWith(dispatch.Config{QueueBytes: 2000, PublishTimeout: time.Minute}, func(deps *dispatch.Deps) { deps.Recent = slow })
+		slow := slowRedis{world: w, hang: hang}
+		_, stop := w.runWith(dispatch.Config{QueueBytes: 2000, PublishTimeout: time.Minute}, func(deps *dispatch.Deps) { deps.Publisher = slow })
 		defer stop()
 		elapse(time.Second)
 		w.send("a", texts(100)...)
@@ -327,6 +327,121 @@ func TestRedisHangs(t *testing.T) {
 		}
 		if c := w.commit(0); c == nil || c.Offset != 100 {
 			t.Errorf("committed %+v, want 100", c)
+		}
+	})
+}
+
+// While the cache does not answer, the rooms are told; what waits for it is bounded, and the newest goes there.
+func TestCacheHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		hang := make(chan struct{})
+		_, stop := w.runWith(dispatch.Config{QueueBytes: 2000, PublishTimeout: time.Minute}, func(deps *dispatch.Deps) { deps.Recent = slowCache{w, hang} })
+		defer stop()
+		elapse(time.Second)
+		for _, text := range texts(100) {
+			w.send("a", text)
+			synctest.Wait()
+		}
+		if diff := cmp.Diff(w.want(0, 0), w.entries()); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		close(hang)
+		synctest.Wait()
+		w.look(func() {
+			last := contracts.Seq(0)
+			for _, e := range w.cached {
+				if e.Seq <= last {
+					t.Errorf("cached %d behind %d", e.Seq, last)
+				}
+				last = e.Seq
+			}
+			if last != 100 || len(w.cached) > 40 {
+				t.Errorf("cached %d entries up to %d, want the first and the newest", len(w.cached), last)
+			}
+		})
+	})
+}
+
+// What partitions have to tell at the same time is one round trip.
+func TestPartitionsShareRoundTrips(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.partitions = 4
+		_, stop := w.run(dispatch.Config{})
+		defer stop()
+		elapse(time.Second)
+		for round := range 2 {
+			before := w.publications
+			var records []contracts.Record
+			for i := range 8 {
+				records = append(records, w.record(fmt.Sprintf("room-%d", i), "x"))
+			}
+			w.append(records...)
+			synctest.Wait()
+			n, told := w.publications-before, len(w.entries())
+			if told != 8*(round+1) || n != 1 && round > 0 { // first the store is asked about each room
+				t.Errorf("told %d entries, the last in %d round trips, want %d, in one", told, n, 8*(round+1))
+			}
+			elapse(100 * time.Millisecond)
+		}
+	})
+}
+
+// Where the lane groups are on several servers, one that hangs silences its own rooms only.
+func TestOneServerHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.partitions = 16
+		slow := slowRedis{world: w, hang: make(chan struct{}), sharded: true, group: 3}
+		_, stop := w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) { deps.Publisher = slow })
+		defer stop()
+		elapse(1100 * time.Millisecond)
+		began, want := time.Now(), 0
+		for range 2 {
+			for i := range 100 {
+				room := fmt.Sprintf("room-%d", i)
+				w.send(room, "x")
+				if contracts.LaneOf(contracts.RoomID(room)).Group() != slow.group {
+					want++
+				}
+			}
+			synctest.Wait()
+		}
+		w.look(func() {
+			for _, e := range w.told {
+				if !e.at.Equal(began) {
+					t.Errorf("entry %d of room %s came %v late", e.Seq, e.Room, e.at.Sub(began))
+				}
+			}
+		})
+		if got := len(w.entries()); got != want || want == 200 {
+			t.Errorf("told %d entries, want %d of 200", got, want)
+		}
+	})
+}
+
+// A commit that takes long holds up no entry, and none is under way when the partition goes to somebody else.
+func TestSlowCommit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.commitTakes = 400 * time.Millisecond
+		d, stop := w.run(dispatch.Config{})
+		defer stop()
+		elapse(time.Second)
+		w.send("a", "one")
+		for committing := false; !committing; {
+			elapse(10 * time.Millisecond)
+			w.look(func() { committing = w.committing })
+		}
+		began := time.Now()
+		w.send("a", "two")
+		synctest.Wait()
+		w.look(func() {
+			if last := w.told[len(w.told)-1]; last.Seq != 2 || !last.at.Equal(began) {
+				t.Errorf("told %+v last, want 2 at once", last)
+			}
+		})
+		w.set(func() { w.revoke = []int32{0} })
+		elapse(time.Second)
+		if c := w.commit(0); len(d.Owned()) > 0 || c == nil || c.Offset != 1 {
+			t.Errorf("owns %v, committed %+v, want nothing and 1", d.Owned(), c)
 		}
 	})
 }
@@ -382,4 +497,4 @@ func TestNoDelayWhenIdle(t *testing.T) {
 	})
 }
 
-var _ recent.Cache = slowRedis{}
+var _ recent.Cache = slowCache{}

@@ -10,14 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/parley-chat/parley/bus/fanout"
-	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 )
 
 const (
-	commitTimeout = 500 * time.Millisecond // of the commits between two polls
+	commitTimeout = 500 * time.Millisecond // of the commits beside the polls
 	restartAfter  = time.Second            // the shortest time between a take-over and the next of the same partition
 	// graceful is for how long a dispatcher in the group without any partition counts as one that waits for its first,
 	// and a partition that could not be taken over as one that will be tried again.
@@ -42,15 +40,13 @@ type Dispatcher struct {
 	running   chan struct{} // closed when the actor begins
 	ended     chan struct{} // closed when the actor has ended
 	consumer  atomic.Pointer[journal.Consumer]
-	redisAway atomic.Bool    // the last publication failed
 	jobs      sync.WaitGroup // started by the actor
-
-	// Set before the actor begins. Partitions that have something to tell at the same time share its round trips.
-	messages *fanout.Gather[fanout.Message]
-	entries  *fanout.Gather[recent.Entry]
+	commits   sync.WaitGroup // started by the poller, and waited for there
 
 	// Owned by the actor.
 	bg           context.Context // the jobs' context: partitions derive theirs from it
+	tellers      []*teller
+	redisAway    bool // the last publication failed
 	partitions   map[int32]*partition
 	attempts     map[int32]attempt            // partitions that are not taken over yet
 	adopted      map[int32][]contracts.RoomID // rooms that wait for a new epoch of their partition
@@ -65,6 +61,7 @@ type Dispatcher struct {
 	sweep        *time.Timer       // when the first of parked may run out
 	sweepAt      time.Time         // zero: not set
 	commitDue    bool
+	committing   bool
 	checking     bool      // the checkpoints are being read
 	joined       time.Time // when the group first confirmed this member
 	assigned     bool      // some partition was taken over
@@ -118,9 +115,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	d.bg = bg
-	d.messages = fanout.GatherMessages(bg, d.deps.Publisher)
-	d.entries = fanout.NewGather(bg, fanout.IsSharded(d.deps.Publisher),
-		func(e recent.Entry) contracts.Lane { return contracts.LaneOf(e.Room) }, func(e recent.Entry) int { return len(e.JSON) }, d.deps.Recent.Append)
+	d.tellers = newTellers(d.deps.Publisher, d.cfg.Partitions)
 	quit := make(chan struct{})
 	go d.act(quit)
 	err = d.consume(ctx)
@@ -158,6 +153,7 @@ func (d *Dispatcher) act(quit <-chan struct{}) {
 			}
 			return
 		}
+		d.tell()
 	}
 }
 
@@ -206,6 +202,7 @@ func (d *Dispatcher) consume(ctx context.Context) error {
 		}
 		d.consumer.Store(&c)
 		err = d.poll(ctx, c)
+		d.commits.Wait()
 		if cerr := c.Close(); cerr != nil {
 			d.log.Warn("leaving the dispatchers' group failed", "err", cerr)
 		}
@@ -291,7 +288,7 @@ func (d *Dispatcher) turn(read []readBatch) (t turn) {
 		}
 		return due
 	})
-	if d.commitDue && d.alive() {
+	if d.commitDue && !d.committing && d.alive() {
 		d.commitDue = false
 		t.commits = make(map[int32]journal.Commit)
 		for _, p := range d.partitions {
@@ -305,27 +302,33 @@ func (d *Dispatcher) turn(read []readBatch) (t turn) {
 				t.commits[id] = journal.Commit{Offset: lostOffset, Epoch: l.epoch}
 			}
 		}
+		d.committing = len(t.commits) > 0
 	}
 	return t
 }
 
-// commit tells the group what was announced. What fails is committed with the next.
+// commit tells the group what was announced, beside the poller: Kafka may take longer for it than records may wait. What
+// fails is committed with the next.
 func (d *Dispatcher) commit(ctx context.Context, c journal.Consumer, commits map[int32]journal.Commit) {
 	if len(commits) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
-	if err := c.Commit(ctx, commits); err != nil {
-		d.log.Debug("commit failed", "err", err)
-		d.call(func() {
+	d.commits.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+		defer cancel()
+		err := c.Commit(ctx, commits)
+		d.post(func() {
+			if d.committing = false; err == nil {
+				return
+			}
+			d.log.Debug("commit failed", "err", err)
 			for id := range commits {
 				if p := d.partitions[id]; p != nil {
 					p.committed = p.publishFrom - 1
 				}
 			}
 		})
-	}
+	})
 }
 
 // tick does what is due once a second.

@@ -1,19 +1,22 @@
 // Package dispatch is the dispatcher: it reads the log, numbers it as the persister does, tells the rooms' lanes, and is
 // the authority on each room's head.
 //
-//	         poll            inbox                 ┌─► publish   lanes, then recent entries; one at a time per partition
-//	log ─────────► poller ──────────► actor ───────┼─► look-up   the store, for what the sequencer does not hold
-//	 │  ▲            │                 ▲  ▲        ├─► re-read   the log, for entries that the ring has dropped
-//	 │  └── commit ──┘                 │  │        └─► checkpoints, each second
-//	 └── take-over (owner.go) ─────────┘  └── questions over NATS
+//	         poll            inbox                 ┌─► publish   lanes, of all partitions at once; one at a time per server
+//	log ─────────► poller ──────────► actor ───────┼─► remember  recent entries, behind it; one at a time per server
+//	 │  ▲            │                 ▲  ▲        ├─► look-up   the store, for what the sequencer does not hold
+//	 │  └── commit ◄─┘                 │  │        ├─► re-read   the log, for entries that the ring has dropped
+//	 └── take-over (owner.go) ─────────┘  │        └─► checkpoints, each second
+//	                                      └── questions over NATS
 //
 // One goroutine, the actor, alone touches partitions, rooms and rings. Whatever waits for somebody else runs on a
 // goroutine of its own and reports back, so that a slow store or Redis holds up neither answers nor other partitions.
 //
 // # What is told, and when D may pass
 //
-// A partition's entries are published one batch at a time; what arrives meanwhile is the next batch, so that batches grow
-// under load and an idle partition tells at once. A lane may lose a message, the last one too, so the heads of the
+// Entries are published one batch at a time, those of all partitions in one round trip; what arrives meanwhile is the next
+// batch, so that batches grow under load and an idle dispatcher tells at once. On a cluster each lane group's server has
+// batches of its own. Nothing waits for the cache: a reader whom it does not serve yet gets an entry from this dispatcher.
+// A lane may lose a message, the last one too, so the heads of the
 // rooms that changed follow each second, until Redis took five of them; edges compare. A head never runs ahead of
 // what was published before it. D, the group's commit, passes an entry when two heads messages that Redis took, at
 // different seconds, said its seq or a later one.

@@ -198,9 +198,26 @@ func (c *consumer) Restart(id int32) {
 	}
 }
 
-func (c *consumer) Commit(_ context.Context, commits map[int32]journal.Commit) error {
+// Commit fails its test when it is called beside another one: the later of two might be the earlier for the group.
+func (c *consumer) Commit(ctx context.Context, commits map[int32]journal.Commit) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	if c.w.committing {
+		c.w.t.Error("two commits at once")
+	}
+	if takes := c.w.commitTakes; takes > 0 {
+		c.w.committing = true
+		c.w.mu.Unlock()
+		select {
+		case <-time.After(takes):
+		case <-ctx.Done():
+		}
+		c.w.mu.Lock()
+		c.w.committing = false
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 	if c.w.commitErr != nil {
 		return c.w.commitErr
 	}

@@ -97,6 +97,7 @@ func (o owner) Assign(ctx context.Context, id int32, committed *journal.Commit) 
 // Revoke implements journal.Owner.
 func (o owner) Revoke(ctx context.Context, ids []int32) {
 	d := o.d
+	d.commits.Wait() // an earlier one must not come behind the last, nor when somebody else has the partition
 	commits := make(map[int32]journal.Commit)
 	var stops []func() error
 	d.call(func() {
@@ -121,6 +122,7 @@ func (o owner) Revoke(ctx context.Context, ids []int32) {
 // Lose implements journal.Owner.
 func (o owner) Lose(ids []int32) {
 	d := o.d
+	d.commits.Wait()
 	var stops []func() error
 	d.call(func() { stops = d.giveUp(ids) })
 	d.stop(stops...)

@@ -58,10 +58,10 @@ type partition struct {
 	bytes   int
 	dropped []kept // entries at or above C without their encoding
 
-	// Telling; see announce.go.
+	// Telling; see announce.go and teller.go.
 	queue      []outgoing
 	queueBytes int
-	publishing bool
+	due        bool // it is in its teller's line
 	headsDue   bool
 	headsTaken time.Time
 	epochDue   int // heads messages that are still to say the epoch

@@ -37,10 +37,12 @@ type world struct {
 	revoke  []int32
 	commits map[int32]journal.Commit
 
-	lastBeat  time.Time // where the heartbeats ended; zero: they go on
-	crash     bool
-	commitErr error
-	logReads  int
+	lastBeat    time.Time // where the heartbeats ended; zero: they go on
+	crash       bool
+	commitErr   error
+	commitTakes time.Duration
+	committing  bool
+	logReads    int
 
 	// The store: everything of checkpoint.Epoch below its offset, and older, the rows of epochs before.
 	checkpoints map[int32]contracts.Checkpoint
@@ -51,10 +53,11 @@ type world struct {
 	storeBusy   time.Time     // until when it is
 
 	// Redis.
-	told    []told
-	cached  []recent.Entry
-	publish func(kinds []contracts.EnvelopeKind) error // asked before a publication is taken
-	lossy   func() bool                                // asked whether a publication's entries are lost on their way
+	told         []told
+	cached       []recent.Entry
+	publications int
+	publish      func(kinds []contracts.EnvelopeKind) error // asked before a publication is taken
+	lossy        func() bool                                // asked whether a publication's entries are lost on their way
 
 	handlers map[string]rpc.Handler
 	keyTime  int64
@@ -315,6 +318,7 @@ func (w *world) Publish(ctx context.Context, messages []fanout.Message) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.publications++
 	if w.publish != nil {
 		if err := w.publish(kinds); err != nil {
 			return err
@@ -483,16 +487,39 @@ func texts(n int) (out []string) {
 	return out
 }
 
-// slowRedis is a cache that does not answer until it is told to.
-type slowRedis struct {
+// slowCache is a cache that does not answer until it is told to.
+type slowCache struct {
 	*world
 	hang chan struct{}
 }
 
-func (s slowRedis) Append(ctx context.Context, entries []recent.Entry) error {
+func (s slowCache) Append(ctx context.Context, entries []recent.Entry) error {
 	select {
 	case <-s.hang:
 		return s.world.Append(ctx, entries)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// slowRedis is a publisher that does not answer until it is told to, on one server, or on several where only the one with a
+// lane group hangs.
+type slowRedis struct {
+	*world
+	hang    chan struct{}
+	sharded bool
+	group   int
+}
+
+func (s slowRedis) Sharded() bool { return s.sharded }
+
+func (s slowRedis) Publish(ctx context.Context, messages []fanout.Message) error {
+	if s.sharded && !slices.ContainsFunc(messages, func(m fanout.Message) bool { return m.Lane.Group() == s.group }) {
+		return s.world.Publish(ctx, messages)
+	}
+	select {
+	case <-s.hang:
+		return s.world.Publish(ctx, messages)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
