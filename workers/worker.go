@@ -186,7 +186,7 @@ type Worker struct {
 	members   *members
 	crowds    *crowds
 	news      *news
-	outbox    *fanout.Gather[fanout.Message]
+	outbox    *fanout.Gather
 	telling   telling
 	sends     *sendRates[contracts.UserID]
 	roomSends *sendRates[contracts.RoomID]
@@ -238,7 +238,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w.members = newMembers(w.background, deps.Store, &w.running, w.log, w.metrics, cfg.MaxMemberWrites)
 	w.crowds = newCrowds(w)
 	w.news = newNews(w)
-	w.outbox = fanout.GatherMessages(w.background, deps.Publisher)
+	w.outbox = fanout.NewGather(w.background, deps.Publisher)
 	w.telling = newTelling()
 	w.sends = newSendRates[contracts.UserID](cfg.Limits.SendsPerS)
 	w.roomSends = newSendRates[contracts.RoomID](cfg.Limits.RoomSendsPerS)

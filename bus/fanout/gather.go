@@ -22,48 +22,40 @@ const gatherTimeout = 2 * time.Second
 // Gather lets callers share round trips. A caller whose turn it is sends what waits by then, its own and others', in the order
 // of coming; what comes meanwhile waits for the next turn. So a single call goes at once, and a storm of them shares few
 // round trips. It is safe for concurrent use.
-type Gather[T any] struct {
+type Gather struct {
 	background context.Context // ends all that is under way
-	lane       func(T) contracts.Lane
-	size       func(T) int
-	send       func(context.Context, []T) error
-	queues     []*gatherQueue[T] // by lane group on several servers, one in all otherwise
+	publisher  Publisher
+	queues     []*gatherQueue // by lane group on several servers, one in all otherwise
 }
 
 // gatherQueue is what waits for one turn.
-type gatherQueue[T any] struct {
+type gatherQueue struct {
 	turn chan struct{} // 1: held by the caller who sends
 
 	mu      sync.Mutex
-	waiting []*gathered[T] // guarded by mu
+	waiting []*gathered // guarded by mu
 }
 
 // gathered is what one caller sends through one queue.
-type gathered[T any] struct {
-	items []T
+type gathered struct {
+	items []Message
 	size  int
 	err   error         // written before done is closed and read after
 	done  chan struct{} // closed when the items are sent, or lost
 }
 
-// NewGather makes a Gather of what send sends, until background ends. lane says which lane an item belongs to and size how
-// many bytes it has. Where the lane groups are sharded, on several servers, each has a turn of its own, so that a server that
-// hangs holds up its own rooms only.
-func NewGather[T any](background context.Context, sharded bool, lane func(T) contracts.Lane, size func(T) int, send func(context.Context, []T) error) *Gather[T] {
-	g := &Gather[T]{background: background, lane: lane, size: size, send: send}
+// NewGather makes a Gather of what p publishes, until background ends. Where p is Sharded each lane group has a turn of its
+// own, so that a server that hangs holds up its own rooms only.
+func NewGather(background context.Context, p Publisher) *Gather {
+	g := &Gather{background: background, publisher: p}
 	queues := 1
-	if sharded {
+	if IsSharded(p) {
 		queues = contracts.LaneGroups
 	}
 	for range queues {
-		g.queues = append(g.queues, &gatherQueue[T]{turn: make(chan struct{}, 1)})
+		g.queues = append(g.queues, &gatherQueue{turn: make(chan struct{}, 1)})
 	}
 	return g
-}
-
-// GatherMessages makes a Gather of what p publishes.
-func GatherMessages(background context.Context, p Publisher) *Gather[Message] {
-	return NewGather(background, IsSharded(p), func(m Message) contracts.Lane { return m.Lane }, func(m Message) int { return len(m.Body) }, p.Publish)
 }
 
 // IsSharded reports whether p is a Sharded that is.
@@ -73,7 +65,7 @@ func IsSharded(p Publisher) bool {
 }
 
 // Send returns when the items are sent, by this caller or by others, or ctx ends. On an error lost of them may not be.
-func (g *Gather[T]) Send(ctx context.Context, items []T) (lost int, err error) {
+func (g *Gather) Send(ctx context.Context, items []Message) (lost int, err error) {
 	if len(items) == 0 {
 		return 0, nil
 	}
@@ -83,9 +75,9 @@ func (g *Gather[T]) Send(ctx context.Context, items []T) (lost int, err error) {
 		}
 		return 0, nil
 	}
-	byQueue := make(map[int][]T)
+	byQueue := make(map[int][]Message)
 	for _, item := range items {
-		q := g.lane(item).Group()
+		q := item.Lane.Group()
 		byQueue[q] = append(byQueue[q], item)
 	}
 	var all sync.WaitGroup
@@ -104,10 +96,10 @@ func (g *Gather[T]) Send(ctx context.Context, items []T) (lost int, err error) {
 }
 
 // through returns when the items are sent through q, or ctx ends.
-func (g *Gather[T]) through(ctx context.Context, q *gatherQueue[T], items []T) error {
-	mine := &gathered[T]{items: items, done: make(chan struct{})}
+func (g *Gather) through(ctx context.Context, q *gatherQueue, items []Message) error {
+	mine := &gathered{items: items, done: make(chan struct{})}
 	for _, item := range items {
-		mine.size += g.size(item)
+		mine.size += len(item.Body)
 	}
 	q.mu.Lock()
 	q.waiting = append(q.waiting, mine)
@@ -126,7 +118,7 @@ func (g *Gather[T]) through(ctx context.Context, q *gatherQueue[T], items []T) e
 			default:
 			}
 			q.mu.Lock()
-			q.waiting = slices.DeleteFunc(q.waiting, func(other *gathered[T]) bool { return other == mine })
+			q.waiting = slices.DeleteFunc(q.waiting, func(other *gathered) bool { return other == mine })
 			q.mu.Unlock()
 			return ctx.Err()
 		}
@@ -134,7 +126,7 @@ func (g *Gather[T]) through(ctx context.Context, q *gatherQueue[T], items []T) e
 }
 
 // round sends what waits longest. The turn is held.
-func (g *Gather[T]) round(q *gatherQueue[T]) {
+func (g *Gather) round(q *gatherQueue) {
 	q.mu.Lock()
 	n, size := 0, 0
 	for n < len(q.waiting) && n < gatherCalls && size < gatherBytes {
@@ -158,7 +150,7 @@ func (g *Gather[T]) round(q *gatherQueue[T]) {
 	}
 	ctx, cancel := context.WithTimeout(g.background, gatherTimeout)
 	defer cancel()
-	err := g.send(ctx, items)
+	err := g.publisher.Publish(ctx, items)
 	for _, one := range batch {
 		one.err = err
 		close(one.done)

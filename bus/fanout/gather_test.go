@@ -54,7 +54,7 @@ func message(lane contracts.Lane, body string) fanout.Message {
 func TestGather(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &slowPublisher{hangs: -1}
-		g := fanout.GatherMessages(t.Context(), p)
+		g := fanout.NewGather(t.Context(), p)
 		var all sync.WaitGroup
 		began := time.Now()
 		send := func(want time.Duration, lost int, bodies ...string) {
@@ -90,7 +90,7 @@ func TestGather(t *testing.T) {
 func TestGatherGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &slowPublisher{hangs: -1}
-		g := fanout.GatherMessages(t.Context(), p)
+		g := fanout.NewGather(t.Context(), p)
 		short, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
 		var all sync.WaitGroup
@@ -114,7 +114,7 @@ func TestGatherGivesUp(t *testing.T) {
 func TestGatherSharded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &slowPublisher{sharded: true, hangs: 3}
-		g := fanout.GatherMessages(t.Context(), p)
+		g := fanout.NewGather(t.Context(), p)
 		began := time.Now()
 		n, err := g.Send(t.Context(), []fanout.Message{message(2, "a"), message(3, "b"), message(4, "c")})
 		if n != 1 || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 2*time.Second {
