@@ -2,5 +2,8 @@
 
 package embedded
 
-// NewPipe is newPipe.
-var NewPipe = newPipe
+// For tests of what the brokers' connections are made of.
+var (
+	NewPipe = newPipe
+	Accept  = accept
+)

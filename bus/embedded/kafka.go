@@ -229,7 +229,7 @@ type accepted struct {
 // listen accepts through the port until that is closed.
 func (l *gated) listen() {
 	for {
-		c, err := l.Listener.Accept()
+		c, err := accept(l.Listener)
 		select {
 		case l.without <- accepted{c, err}:
 		case <-l.gate.ended:

@@ -176,7 +176,7 @@ func (r *Redis) serve(ln net.Listener) {
 	server := r.server.Server()
 	defer r.server.Close()
 	for {
-		nc, err := ln.Accept()
+		nc, err := accept(ln)
 		if err != nil {
 			return
 		}
