@@ -67,11 +67,12 @@ func (w *Worker) send(r *request, deadline time.Time, done func(contracts.Answer
 		if w.logSize != nil {
 			w.logSize.wrote(len(value))
 		}
+		key, stamp := record.Key, record.Stamp // the record refers to the body
 		w.deps.Log.Append(partition, string(r.Room), value, func(_ int64, err error) {
 			w.metrics.appendSeconds.Observe(time.Since(now).Seconds())
 			switch {
 			case err == nil:
-				b.settle(i, contracts.Answer{OK: sendOK(record.Key, record.Stamp)})
+				b.settle(i, contracts.Answer{OK: sendOK(key, stamp)})
 			case errors.Is(err, journal.ErrFull):
 				b.settle(i, contracts.Answer{Err: errLogFull.After(time.Second)})
 			default:

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -264,4 +266,38 @@ func TestBatchIsAnsweredInOneTongueBehindALostOne(t *testing.T) {
 			wantErr(t, one, contracts.CodeUnavailable, "")
 		}
 	})
+}
+
+// What waits for the log keeps no hold of the message that it came in, which is many times as large: the log may say nothing for
+// minutes.
+func TestSendKeepsNoMessage(t *testing.T) {
+	f := newWorld(t, func(c *workers.Config) { c.Deadline = time.Minute })
+	f.onAppend = func(int) (bool, error) { return true, nil }
+	var messages []weak.Pointer[byte]
+	sends := []contracts.Command{cmd(contracts.OpSend, `{"text":"a","meta":{"b":1}}`), batchOf(time.Now(), "ak")}
+	answered := make(chan contracts.Answer, len(sends))
+	for _, c := range sends {
+		c.Node, c.LeftMS = "edge1", 60_000
+		body, err := json.Marshal(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		message := append(make([]byte, 0, 1<<20), body...)
+		messages = append(messages, weak.Make(&message[0]))
+		f.hand(contracts.OpSend, message, func(a contracts.Answer) { answered <- a })
+	}
+	runtime.GC()
+	for i := range messages {
+		if messages[i].Value() != nil {
+			t.Errorf("message %d is kept", i)
+		}
+	}
+	for n, done := range f.appends {
+		done(int64(n), nil)
+	}
+	for range sends {
+		if a := <-answered; a.Err != nil {
+			t.Error(a.Err)
+		}
+	}
 }

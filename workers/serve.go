@@ -187,8 +187,9 @@ func (w *Worker) handleSend(in rpc.Request) {
 		return
 	}
 	w.running.begin()
+	in.Body = nil // it would keep the memory of those that came with it for as long as the log confirms nothing
 	done := func(a contracts.Answer) {
-		w.finish(in, r.Op, a)
+		w.finish(in, contracts.OpSend, a)
 		w.sending.Add(-1)
 		w.running.end()
 	}
