@@ -100,7 +100,7 @@ func TestHangUp(t *testing.T) {
 
 func TestSilence(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.Ping, c.Pong = 250*time.Millisecond, 500*time.Millisecond })
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.Ping, c.Pong = 250*time.Millisecond, 2*time.Second })
 		c := w.connected()
 		for range 3 { // who answers stays
 			if m := c.get(); m.op != 9 {

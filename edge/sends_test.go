@@ -267,7 +267,7 @@ func TestPausedClientHangsUp(t *testing.T) {
 
 func TestQuestionsInFlight(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.InFlight, c.AskTime = 2, 300*time.Millisecond })
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.InFlight, c.AskTime = 2, 2*time.Second })
 		w.worker.script(contracts.OpGone, func(q *asked) { q.ok(`{}`) })
 		c := w.connected()
 		for id := 1; id <= 5; id++ {

@@ -42,9 +42,8 @@ func TestSlowReader(t *testing.T) {
 		}
 		for range 50 {
 			say()
-			if waits := w.metric("outbound_bytes"); waits > 64<<10+onePiece {
-				t.Errorf("%v bytes wait", waits)
-			}
+			// What the quick one has read may not be taken off yet.
+			until(t, "no more waits than may", func() bool { return w.metric("outbound_bytes") <= 64<<10+onePiece })
 		}
 		at, told := make(map[contracts.RoomID]contracts.Seq), contracts.Seq(0)
 		for at[lobby] != heads[lobby] || at["alone"] != heads["alone"] {

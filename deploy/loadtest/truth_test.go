@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 
 // small is a run that is long enough to see every misdeed.
 func small() loadtest.Config {
-	return loadtest.Config{Rooms: 3, Members: 4, Rate: "120", Warmup: 100 * time.Millisecond, Duration: time.Second, Drain: 700 * time.Millisecond, Loops: 2, Seed: 7}
+	return loadtest.Config{Rooms: 3, Members: 4, Rate: "120", Warmup: 100 * time.Millisecond, Duration: time.Second, Drain: 5 * time.Second, Loops: 2, Seed: 7}
 }
 
 // every makes one misdeed of each n-th entry for one member of each room; the first entries and the last ones aside.
