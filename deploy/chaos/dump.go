@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -23,10 +25,11 @@ type dumper struct {
 	kafka string // address
 	log   *kgo.Client
 	db    *driver.Database
+	file  string // for what is dumped
 	out   *history.Writer
 }
 
-func newDumper(p *plant, out *history.Writer) (*dumper, error) {
+func newDumper(p *plant, file string) (*dumper, error) {
 	log, err := kgo.NewClient(kgo.SeedBrokers(p.at[kafka]))
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
@@ -36,7 +39,7 @@ func newDumper(p *plant, out *history.Writer) (*dumper, error) {
 		log.Close()
 		return nil, fmt.Errorf("read the store: %w", err)
 	}
-	return &dumper{names: p.names, kafka: p.at[kafka], log: log, db: client.Database(p.names.Database()), out: out}, nil
+	return &dumper{names: p.names, kafka: p.at[kafka], log: log, db: client.Database(p.names.Database()), file: file}, nil
 }
 
 func (d *dumper) close(ctx context.Context) error {
@@ -94,8 +97,8 @@ func (d *dumper) bounds(ctx context.Context) (map[int32]bounds, error) {
 	return all, nil
 }
 
-// settled waits until everything in the log is stored and says what is not.
-func (d *dumper) settled(ctx context.Context) error {
+// settled waits until everything in the log is stored and returns the bounds of then. The error says what is not.
+func (d *dumper) settled(ctx context.Context) (map[int32]bounds, error) {
 	for {
 		all, err := d.bounds(ctx)
 		behind := 0
@@ -106,17 +109,45 @@ func (d *dumper) settled(ctx context.Context) error {
 			}
 		}
 		if err == nil || !wait(ctx, 500*time.Millisecond) {
-			return err
+			return all, err
 		}
 	}
 }
 
-// dump writes everything that log and store hold and returns the rooms' newest seqs.
-func (d *dumper) dump(ctx context.Context) (map[contracts.RoomID]contracts.Seq, error) {
-	all, err := d.bounds(ctx)
-	if err != nil {
-		return nil, err
+// errMoved says that the log was written to or trimmed while it was dumped: log and store were not read as of one moment.
+var errMoved = errors.New("the log has moved meanwhile")
+
+// moved reports whether a partition begins or ends elsewhere than before.
+func moved(before, now map[int32]bounds) bool {
+	return !maps.EqualFunc(before, now, func(a, b bounds) bool { return a.start == b.start && a.end == b.end })
+}
+
+// dump writes everything that log and store hold within the bounds, those of now if there are none, and returns the rooms' newest
+// seqs. It begins the file anew.
+func (d *dumper) dump(ctx context.Context, all map[int32]bounds) (heads map[contracts.RoomID]contracts.Seq, err error) {
+	if all == nil {
+		if all, err = d.bounds(ctx); err != nil {
+			return nil, err
+		}
 	}
+	f, err := os.Create(d.file)
+	if err != nil {
+		return nil, fmt.Errorf("write the dump: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	d.out = history.NewWriter(f)
+	heads, err = d.within(ctx, all)
+	if err := errors.Join(err, d.out.Flush()); err != nil {
+		return heads, err
+	}
+	now, err := d.bounds(ctx)
+	if err == nil && moved(all, now) {
+		err = errMoved
+	}
+	return heads, err
+}
+
+func (d *dumper) within(ctx context.Context, all map[int32]bounds) (map[contracts.RoomID]contracts.Seq, error) {
 	for partition, b := range all {
 		d.out.Add(history.Event{Kind: history.Range, Partition: partition, Epoch: b.epoch, Start: b.start, End: b.end})
 		if b.epoch != 0 {

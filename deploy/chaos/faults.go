@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -250,26 +251,37 @@ func untold(ctx context.Context, f *fault) error {
 	return errors.Join(errs...)
 }
 
+// crashed reports whether a process that was asked to stop ended by a panic or a signal: neither with code 0 nor with 1.
+func crashed(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() != 1
+}
+
 // stopPatience is how long a role may take to stop when asked.
 const stopPatience = 20 * time.Second
 
 func roll(ctx context.Context, f *fault) error {
 	names := f.w.each(strings.TrimPrefix(f.kind, "roll-"))
 	defer f.w.expect(names...)()
+	var badly error
 	for i, name := range names {
 		if i > 0 && ctx.Err() != nil {
 			break // the run's time is over
 		}
 		took, err := f.w.procs[name].Stop(stopPatience)
-		if err != nil {
+		switch {
+		case err == nil:
+		case crashed(err):
+			badly = errors.Join(badly, err)
+		default: // not in time, which is a matter of speed: it says so, with code 1, or was killed
 			f.w.remark("%s after %.1f s: %v", f, took.Seconds(), err)
 		}
 		f.hold(ctx)
 		if err := f.begin(name); err != nil {
-			return err
+			return errors.Join(badly, err)
 		}
 	}
-	return nil
+	return badly
 }
 
 func cut(ctx context.Context, f *fault) error {

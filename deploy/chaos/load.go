@@ -267,14 +267,18 @@ func (u *user) set(room contracts.RoomID, out bool) {
 	u.out[room] = out
 }
 
-// caughtUp waits until every user has every room up to its head and says who has not, and what is missing.
+// caughtUp waits until every user listens to every room and has it up to its head, and says who does not, and what is missing.
 func (c *crowd) caughtUp(ctx context.Context, heads map[contracts.RoomID]contracts.Seq) []string {
 	for {
 		var behind []string
 		for _, u := range c.users {
 			for _, room := range u.rooms {
-				if at, _ := u.rec.position(room); at.Seq < heads[room] {
+				at, _ := u.rec.position(room)
+				switch {
+				case at.Seq < heads[room]:
 					behind = append(behind, fmt.Sprintf("%s stands at %d in %s, whose head is %d", u.name, at.Seq, room, heads[room]))
+				case !u.rec.listens(room): // it may have been away since before the last entry
+					behind = append(behind, fmt.Sprintf("%s does not listen to %s", u.name, room))
 				}
 			}
 		}

@@ -14,8 +14,12 @@ import (
 	"github.com/parley-chat/parley/deploy/chaos/history"
 )
 
-// probeWithin bounds a probe: who does not answer by then is down, as far as an operator can tell.
-const probeWithin = 900 * time.Millisecond
+const (
+	// probeWithin bounds a probe: who does not answer by then is down, as far as an operator can tell.
+	probeWithin = 900 * time.Millisecond
+	// measureWithin bounds one of a phase, which does not ask how soon an answer comes.
+	measureWithin = 30 * time.Second
+)
 
 // prober asks every role's operators' port what an operator would.
 type prober struct {
@@ -25,11 +29,32 @@ type prober struct {
 }
 
 func newProber(p *plant, out *history.Writer) *prober {
-	return &prober{p: p, out: out, web: http.Client{Timeout: probeWithin, Transport: &http.Transport{DisableKeepAlives: true}}}
+	return &prober{p: p, out: out, web: http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 }
 
 // probe asks all roles at once and returns those that are not ready.
-func (p *prober) probe(ctx context.Context, phase string) (unready []string) {
+func (p *prober) probe(ctx context.Context) (unready []string) {
+	for _, e := range p.all(ctx, "") {
+		if !e.Ready {
+			unready = append(unready, e.Process)
+		}
+	}
+	return unready
+}
+
+// measure asks all roles what they hold, for one of the phases that are compared, and returns what they say in the order of
+// their names, and those that did not.
+func (p *prober) measure(ctx context.Context, phase string) (all []history.Event, silent []string) {
+	all = p.all(ctx, phase)
+	for _, e := range all {
+		if e.Goroutines == 0 {
+			silent = append(silent, e.Process)
+		}
+	}
+	return all, silent
+}
+
+func (p *prober) all(ctx context.Context, phase string) []history.Event {
 	names := p.p.roleNames()
 	events := make([]history.Event, len(names))
 	var wg sync.WaitGroup
@@ -37,24 +62,25 @@ func (p *prober) probe(ctx context.Context, phase string) (unready []string) {
 		wg.Go(func() { events[i] = p.one(ctx, name, phase) })
 	}
 	wg.Wait()
-	for i, e := range events {
+	for _, e := range events {
 		p.out.Add(e)
-		if !e.Ready {
-			unready = append(unready, names[i])
-		}
 	}
-	return unready
+	return events
 }
 
 func (p *prober) one(ctx context.Context, name, phase string) history.Event {
 	e := history.Event{Kind: history.Probe, At: history.SharedNow(), Process: name, Phase: phase}
-	status, err := p.get(ctx, p.p.ops[name]+"/readyz", nil)
+	within := probeWithin
+	if phase != "" {
+		within = measureWithin
+	}
+	status, err := p.get(ctx, within, p.p.ops[name]+"/readyz", nil)
 	e.Up, e.Ready = err == nil, status == http.StatusOK
 	if !e.Up {
 		return e
 	}
 	e.Metrics = make(map[string]float64)
-	_, _ = p.get(ctx, p.p.ops[name]+"/metrics", func(line string) { // what is missing shows as missing
+	_, _ = p.get(ctx, within, p.p.ops[name]+"/metrics", func(line string) { // what is missing shows as missing
 		series, value, ok := strings.Cut(line, " ")
 		if i := strings.IndexByte(series, '{'); i >= 0 {
 			end := strings.LastIndexByte(line, '}')
@@ -86,7 +112,9 @@ func (p *prober) one(ctx context.Context, name, phase string) history.Event {
 	return e
 }
 
-func (p *prober) get(ctx context.Context, at string, line func(string)) (status int, err error) {
+func (p *prober) get(ctx context.Context, within time.Duration, at string, line func(string)) (status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at, nil)
 	if err != nil {
 		return 0, fmt.Errorf("probe %s: %w", at, err)
@@ -125,7 +153,7 @@ func (p *prober) ready(ctx context.Context, within time.Duration) []string {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
-		unready := p.probe(ctx, "")
+		unready := p.probe(ctx)
 		if len(unready) == 0 || !wait(ctx, 500*time.Millisecond) {
 			return unready
 		}

@@ -27,6 +27,7 @@ type recorder struct {
 
 	mu    sync.Mutex // guards the rest, and everything of the connections
 	conn  uint64
+	ended uint64 // the latest connection that has ended
 	user  contracts.UserID
 	rooms map[contracts.RoomID]*place
 	done  bool // the run is over: what the client does from now on is no part of it
@@ -38,13 +39,24 @@ type place struct {
 	at    history.Position
 	base  history.Position // where at was before the live entries of connection live
 	live  uint64
-	told  contracts.Seq // entries up to here were said to be missing, or seen too early
-	asked int           // number of the latest thing that makes replies to earlier joins void
-	// Connections: on which a join was answered, so that live entries may come; on which one with a position is under way,
-	// when the library takes the next entry too; on which a leave was asked, and answered since.
-	on, joining, leaving, left uint64
-	leave                      int // number of the leave that was answered on connection left
+	asked int // number of the latest thing that makes replies to earlier joins void
+	// Connections: on which a join was answered, so that the library takes live entries; on which one with a position is under
+	// way, when it takes the next entry too; on which a leave was answered, so that it has looked at all that came before.
+	on, joining, left uint64
 }
+
+// stream is what the server owes one connection of a room by the frames that came on it, whatever the client has asked meanwhile
+// and makes of them: from the reply to a join to the reply to a leave every entry, once and in order, or a gap in its place.
+type stream struct {
+	live bool
+	why  string        // it is not live, as what comes now comes so
+	next contracts.Seq // if live
+	left int           // number of the latest leave that was answered
+}
+
+func (s *stream) begins(head contracts.Seq) { s.live, s.next = true, head+1 }
+
+func (s *stream) ends(why string) { s.live, s.why = false, why }
 
 // wireCall is a request without its reply.
 type wireCall struct {
@@ -61,6 +73,7 @@ type tap struct {
 	r     *recorder
 	n     uint64
 	calls map[uint64]wireCall
+	rooms map[contracts.RoomID]*stream
 	code  int
 	// reading says that a Read is under way: what it brings counts although the connection is being closed.
 	reading, ended bool
@@ -82,7 +95,29 @@ func (r *recorder) Dial(ctx context.Context, network, addr string) (net.Conn, er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conn++
-	return &tap{Conn: c, r: r, n: r.conn, calls: make(map[uint64]wireCall)}, nil
+	return &tap{Conn: c, r: r, n: r.conn, calls: make(map[uint64]wireCall), rooms: make(map[contracts.RoomID]*stream)}, nil
+}
+
+func (t *tap) stream(room contracts.RoomID) *stream {
+	s := t.rooms[room]
+	if s == nil {
+		s = &stream{why: "before the reply to join"}
+		t.rooms[room] = s
+	}
+	return s
+}
+
+// odd notes what a server that keeps its promises does not send.
+func (t *tap) odd(format string, args ...any) {
+	t.r.tally.odd(t.r.name + ": " + fmt.Sprintf(format, args...))
+}
+
+// listens reports whether the latest connection is there and has joined the room.
+func (r *recorder) listens(room contracts.RoomID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.rooms[room]
+	return p != nil && p.on == r.conn && r.ended < r.conn
 }
 
 // position is the last entry of the room that the client has.
@@ -189,6 +224,7 @@ func (t *tap) end() {
 		return
 	}
 	t.ended = true
+	t.r.ended = max(t.r.ended, t.n)
 	e := history.Event{Kind: history.Closed}
 	if t.code != 0 {
 		e.Code = strconv.Itoa(t.code)
@@ -277,7 +313,7 @@ func (t *tap) asks(payload []byte) {
 		call.asked = p.asked
 		// The library forgets the room, or, where it only frees a room whose send was given up, joins again with what it has.
 		t.r.add(t.n, history.Event{Kind: history.Leaving, Room: f.Room})
-		p.on, p.joining, p.leaving = 0, 0, t.n
+		p.on, p.joining = 0, 0
 	}
 	t.calls[f.ID] = call
 }
@@ -285,12 +321,13 @@ func (t *tap) asks(payload []byte) {
 // resumes takes a join on connection n: since is where the library stands. Of what was read before it may have looked at the
 // first only: live entries it takes all the same, as the next ones, and a reply not, as it has asked anew.
 func (p *place) resumes(n uint64, since *history.Position) {
-	had := p.have
+	goesOn := p.have && p.live == n && p.left != n
+	p.left = 0
 	if p.have = since != nil; !p.have {
 		return
 	}
 	p.joining = n
-	goesOn := had && p.live == n && p.left != n && since.Epoch == p.at.Epoch && p.base.Seq <= since.Seq && since.Seq <= p.at.Seq
+	goesOn = goesOn && since.Epoch == p.at.Epoch && p.base.Seq <= since.Seq && since.Seq <= p.at.Seq
 	if !goesOn {
 		p.stands(*since)
 	}
@@ -331,7 +368,7 @@ func (e *wireEvent) entry() history.Entry {
 func (t *tap) hears(payload []byte) {
 	var f serverFrame
 	if err := json.Unmarshal(payload, &f); err != nil {
-		t.r.tally.odd(fmt.Sprintf("%s: a frame that cannot be read: %v", t.r.name, err))
+		t.odd("a frame that cannot be read: %v", err)
 		return
 	}
 	if t.ended {
@@ -349,17 +386,26 @@ func (t *tap) hears(payload []byte) {
 	case f.Event == string(contracts.EventGap):
 		var from contracts.Seq
 		_ = json.Unmarshal(f.From, &from) // absent: 0
-		p := t.r.place(f.Room)
-		p.told = max(p.told, f.To)
+		switch s := t.stream(f.Room); {
+		case !s.live:
+			t.odd("gap %d-%d of %s came %s", from, f.To, f.Room, s.why)
+		case from != s.next || f.To < from:
+			t.odd("gap %d-%d of %s was told where %d was next", from, f.To, f.Room, s.next)
+			fallthrough
+		default:
+			s.next = max(s.next, f.To+1)
+		}
 		t.r.tally.gaps.Add(1)
 		t.r.add(t.n, history.Event{Kind: history.Gap, Room: f.Room, From: from, To: f.To})
 	case f.Event == string(contracts.EventReset):
+		t.stream(f.Room).ends("behind a reset")
 		p := t.r.place(f.Room)
 		p.have, p.on, p.joining = false, 0, 0
 		p.asked++
 		t.r.tally.resets.Add(1)
 		t.r.add(t.n, history.Event{Kind: history.Reset, Room: f.Room, Epoch: f.Epoch, Head: f.Head})
 	case f.Event == string(contracts.EventLeft):
+		t.stream(f.Room).ends("behind the end of the membership")
 		p := t.r.place(f.Room)
 		p.have, p.on, p.joining = false, 0, 0
 		p.asked++
@@ -369,22 +415,20 @@ func (t *tap) hears(payload []byte) {
 
 // live takes a live entry.
 func (t *tap) live(f *serverFrame) {
+	switch s := t.stream(f.Room); {
+	case !s.live:
+		t.odd("entry %d of %s came %s", f.Seq, f.Room, s.why)
+	case f.Seq < s.next:
+		t.odd("entry %d of %s came live where %d was next", f.Seq, f.Room, s.next)
+	case f.Seq > s.next:
+		t.odd("entry %d of %s came live behind %d, and no gap was told", f.Seq, f.Room, s.next-1)
+		fallthrough
+	default:
+		s.next = f.Seq + 1
+	}
 	p := t.r.place(f.Room)
-	if p.left == t.n {
-		t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came behind the reply to leave", t.r.name, f.Seq, f.Room))
-	}
-	if p.on != t.n && p.joining != t.n || !p.have || f.Seq <= p.at.Seq {
+	if p.on != t.n && p.joining != t.n || !p.have || f.Seq != p.at.Seq+1 {
 		return // the library drops it too
-	}
-	if p.on != t.n && p.leaving != t.n {
-		t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came before the reply to join", t.r.name, f.Seq, f.Room))
-	}
-	if f.Seq > p.at.Seq+1 {
-		if p.joining != t.n && f.Seq > max(p.at.Seq, p.told)+1 {
-			t.r.tally.odd(fmt.Sprintf("%s: entry %d of %s came live behind %d, and no gap was told", t.r.name, f.Seq, f.Room, max(p.at.Seq, p.told)))
-		}
-		p.told = max(p.told, f.Seq)
-		return
 	}
 	e := f.entry()
 	p.at, p.live = history.Position{Epoch: e.Epoch, Seq: e.Seq}, t.n
@@ -415,9 +459,14 @@ func (t *tap) reply(call wireCall, f *serverFrame) {
 			t.joined(call, f.OK)
 		}
 	case contracts.OpLeave:
-		p := t.r.place(call.room)
-		if f.Error == nil && p.asked == call.asked { // else a join followed at once
-			p.left, p.leave = t.n, call.asked
+		if f.Error != nil {
+			return
+		}
+		s, p := t.stream(call.room), t.r.place(call.room)
+		s.left = call.asked
+		s.ends("behind the reply to leave")
+		if p.asked == call.asked { // else a join followed at once
+			p.left = t.n
 			t.r.add(t.n, history.Event{Kind: history.Left, Room: call.room, Code: "left"})
 		}
 	}
@@ -433,13 +482,6 @@ func (t *tap) answered(call wireCall, o history.Outcome, code string) {
 }
 
 func (t *tap) joined(call wireCall, raw json.RawMessage) {
-	p := t.r.place(call.room)
-	if call.asked > p.leave {
-		p.left = 0 // the server sends entries again, whatever the client has asked since
-	}
-	if p.asked != call.asked {
-		return // the library has asked anew and drops it
-	}
 	var ok struct {
 		State   contracts.JoinState `json:"state"`
 		Epoch   contracts.Epoch     `json:"epoch"`
@@ -448,8 +490,19 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 		Entries []wireEvent         `json:"entries"`
 	}
 	if err := json.Unmarshal(raw, &ok); err != nil {
-		t.r.tally.odd(fmt.Sprintf("%s: a reply to join %s that cannot be read: %v", t.r.name, call.room, err))
+		t.odd("a reply to join %s that cannot be read: %v", call.room, err)
 		return
+	}
+	switch s := t.stream(call.room); {
+	case call.asked < s.left: // the leave came first: this changes nothing
+	case ok.State == contracts.JoinMore:
+		s.ends("behind a reply that says more")
+	default:
+		s.begins(ok.Head)
+	}
+	p := t.r.place(call.room)
+	if p.asked != call.asked {
+		return // the library has asked anew and drops it
 	}
 	e := history.Event{Kind: history.Joined, Room: call.room, Since: call.since, State: ok.State, Epoch: ok.Epoch, Head: ok.Head, First: ok.First}
 	// What came live while the reply was on its way is written down already: the client resumes behind it.
@@ -479,5 +532,5 @@ func (t *tap) joined(call wireCall, raw json.RawMessage) {
 		return
 	}
 	p.stands(history.Position{Epoch: ok.Epoch, Seq: ok.Head})
-	p.on, p.joining, p.told = t.n, 0, 0
+	p.on, p.joining = t.n, 0
 }

@@ -177,7 +177,6 @@ func TestTapInOrder(t *testing.T) {
 	w.hear(`{"id":1,"ok":{"user":{"id":"u","name":"U"},"ping":25}}`)
 	w.join(2, "", "complete", 2, 1, 2)
 	w.entry(3)
-	w.entry(2) // a repeat: the client drops it
 	w.entry(4)
 	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":4}}`)
 	w.entry(5) // on its way when the join was asked
@@ -204,6 +203,41 @@ func TestTapHole(t *testing.T) {
 	}
 }
 
+func TestTapTwice(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.entry(3)
+	w.entry(3) // the client drops it
+	w.entry(4)
+	w.saw("entry 3 of r came live where 4 was next", "1 joining", "1 joined complete 2:", "1 entry 3", "1 entry 4")
+	if n := w.tally.wrong.Load(); n != 1 {
+		t.Errorf("one repeat was counted %d times", n)
+	}
+}
+
+// TestTapFailedJoin is a hole behind a join that was refused: that changes nothing of what the server owes.
+func TestTapFailedJoin(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.ask(`{"id":2,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.hear(`{"id":2,"error":{"code":"unavailable","message":"","retry":true}}`)
+	w.entry(3)
+	w.saw("", "1 joining", "1 joined complete 2:", "1 joining since 2", "1 entry 3")
+	w.entry(5)
+	w.saw("entry 5 of r came live behind 3, and no gap", "1 joining", "1 joined complete 2:", "1 joining since 2", "1 entry 3")
+}
+
+// TestTapMore gets a live entry before all of the room's past.
+func TestTapMore(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.join(2, `,"since":{"epoch":1,"seq":2}`, "more", 9, 3, 4)
+	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":4}}`)
+	w.entry(5)
+	w.saw("entry 5 of r came behind a reply that says more", "1 joining", "1 joined complete 2:", "1 joining since 2", "1 joined more 9: 3 4",
+		"1 joining since 4", "1 entry 5")
+}
+
 func TestTapGap(t *testing.T) {
 	w := newTapped(t)
 	w.join(1, "", "complete", 2)
@@ -211,6 +245,24 @@ func TestTapGap(t *testing.T) {
 	w.entry(7) // before the client's join has reached the server
 	w.join(2, `,"since":{"epoch":1,"seq":2}`, "complete", 7, 3, 4, 5, 6, 7)
 	w.saw("", "1 joining", "1 joined complete 2:", "1 gap 3-6", "1 joining since 2", "1 joined complete 7: 3 4 5 6 7")
+}
+
+func TestTapWrongGap(t *testing.T) {
+	for _, tt := range []struct{ from, to, next int }{{4, 6, 7}, {2, 6, 7}, {3, 2, 3}} {
+		w := newTapped(t)
+		w.join(1, "", "complete", 2)
+		w.hear(`{"event":"gap","room":"r","from":%d,"to":%d}`, tt.from, tt.to)
+		w.entry(tt.next) // what follows is not held against the server again
+		w.ask(`{"id":2,"op":"leave","room":"r"}`)
+		w.hear(`{"id":2,"ok":{}}`)
+		if n := w.tally.wrong.Load(); n != 1 {
+			t.Errorf("a gap %d-%d where 3 was next: %q", tt.from, tt.to, w.tally.violations())
+		}
+		w.hear(`{"event":"gap","room":"r","from":%d,"to":%d}`, tt.next+1, tt.next+1)
+		if n := w.tally.wrong.Load(); n != 2 {
+			t.Errorf("a gap behind the reply to leave: %q", w.tally.violations())
+		}
+	}
 }
 
 func TestTapLeave(t *testing.T) {
@@ -260,11 +312,23 @@ func TestTapLeaveAndJoin(t *testing.T) {
 	w.ask(`{"id":2,"op":"leave","room":"r"}`)
 	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
 	w.entry(3) // on its way: the library takes it
+	w.hear(`{"event":"gap","room":"r","from":4,"to":4}`)
 	w.entry(5) // and drops what leaves a hole
 	w.hear(`{"id":2,"ok":{}}`)
 	w.joined(3, "complete", 5, 3, 4, 5)
 	w.entry(6)
-	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 entry 3", "1 joined complete 5: 4 5", "1 entry 6")
+	w.saw("", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 entry 3", "1 gap 4-4", "1 joined complete 5: 4 5", "1 entry 6")
+}
+
+// TestTapBetweenLeaveAndJoin gets an entry behind the reply to a leave that a join has followed at once.
+func TestTapBetweenLeaveAndJoin(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.ask(`{"id":2,"op":"leave","room":"r"}`)
+	w.ask(`{"id":3,"op":"join","room":"r","since":{"epoch":1,"seq":2}}`)
+	w.hear(`{"id":2,"ok":{}}`)
+	w.entry(3)
+	w.saw("entry 3 of r came behind the reply to leave", "1 joining", "1 joined complete 2:", "1 leaving", "1 joining since 2", "1 entry 3")
 }
 
 // TestTapReadsAhead asks anew from where the library stands, which has not looked at all that was read.
@@ -309,8 +373,12 @@ func TestTapReset(t *testing.T) {
 	w.ask(`{"id":2,"op":"join","room":"r","since":{"epoch":1,"seq":9}}`)
 	w.hear(`{"event":"reset","room":"r","epoch":2,"head":3}`)
 	w.joined(2, "complete", 10, 10) // void: the client asks anew
+	w.entry(11)
 	w.join(3, "", "complete", 3, 2, 3)
 	w.saw("", "1 joining", "1 joined complete 9:", "1 joining since 9", "1 reset", "1 joining", "1 joined complete 3: 2 3")
+	w.hear(`{"event":"reset","room":"r","epoch":3,"head":3}`)
+	w.entry(4)
+	w.saw("entry 4 of r came behind a reset", "1 joining", "1 joined complete 9:", "1 joining since 9", "1 reset", "1 joining", "1 joined complete 3: 2 3", "1 reset")
 }
 
 // TestTapTooEarly gets a live entry on a new connection, before the reply to the join.
@@ -356,13 +424,49 @@ func TestTapSends(t *testing.T) {
 	}
 }
 
-// TestTapSecondConnection resumes on another: what comes before the reply the client drops.
+// TestTapSecondConnection resumes on another.
 func TestTapSecondConnection(t *testing.T) {
 	w := newTapped(t)
 	w.join(1, "", "complete", 2)
 	w.connect()
-	w.entry(3)
 	w.join(1, `,"since":{"epoch":1,"seq":2}`, "complete", 3, 3)
 	w.entry(4)
 	w.saw("", "1 joining", "1 joined complete 2:", "2 joining since 2", "2 joined complete 3: 3", "2 entry 4")
+}
+
+// TestTapNotJoined gets an entry of a room that this connection has not asked for: the client drops it.
+func TestTapNotJoined(t *testing.T) {
+	w := newTapped(t)
+	w.join(1, "", "complete", 2)
+	w.connect()
+	w.entry(3)
+	w.saw("entry 3 of r came before the reply to join", "1 joining", "1 joined complete 2:")
+}
+
+// TestCaughtUp has everything and is not back: nothing that comes now would get there.
+func TestCaughtUp(t *testing.T) {
+	w := newTapped(t)
+	c := &crowd{users: []*user{{rec: w.rec, name: "c", rooms: []contracts.RoomID{"r"}}}}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	lacks := func(want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, c.caughtUp(over, map[contracts.RoomID]contracts.Seq{"r": 3})); diff != "" {
+			t.Errorf("lacks (-want +got):\n%s", diff)
+		}
+	}
+	w.join(1, "", "complete", 2)
+	lacks("c stands at 2 in r, whose head is 3")
+	w.entry(3)
+	lacks()
+	w.conn.Close()
+	lacks("c does not listen to r")
+	w.connect()
+	lacks("c does not listen to r")
+	w.ask(`{"id":1,"op":"join","room":"r","since":{"epoch":1,"seq":3}}`)
+	lacks("c does not listen to r")
+	w.joined(1, "complete", 3)
+	lacks()
+	w.ask(`{"id":2,"op":"leave","room":"r"}`)
+	lacks("c does not listen to r")
 }

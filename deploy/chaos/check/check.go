@@ -39,6 +39,8 @@ type Config struct {
 	// Pools is how many descriptors more than that a process may have whose pool of connections grows while answers are slow
 	// and does not shrink, by role: a process's name up to the "-".
 	Pools map[string]int64
+	// LastEpoch is the highest epoch that a partition may be in at the end. Defaults to any: a log may lose what it held.
+	LastEpoch contracts.Epoch
 	// PerKind is how many violations of one kind are listed; all are counted. Defaults to 20.
 	PerKind int
 }
@@ -82,14 +84,14 @@ const (
 	Order        Kind = "order"        // acked or seen before the other was sent, yet behind it; or log order broken (promise 4)
 	Pipeline     Kind = "pipeline"     // one connection's sends to one room changed places (promise 4)
 	Disagreement Kind = "disagreement" // two receivers, or a receiver and the store, differ about one place (promise 4)
-	Epoch        Kind = "epoch"        // an entry of another epoch than its room is in, or than it is stored with
+	Epoch        Kind = "epoch"        // an entry of another epoch than its room is in, or than it is stored with; an epoch begun without need
 	Missing      Kind = "missing"      // a member went past an entry without a word (promises 5, 6, 7)
 	Unpulled     Kind = "unpulled"     // a gap was told, and never filled
 	Tail         Kind = "tail"         // a member at rest lacks the newest entries
 	Repeated     Kind = "repeated"     // a member got an entry twice
 	Backwards    Kind = "backwards"    // a member got an older entry after a newer one
 	Leak         Kind = "leak"         // an entry of a room not listened to, left, or closed to this person (promise 7)
-	BadReset     Kind = "bad_reset"    // a resume that could be served was answered reset (promise 6)
+	BadReset     Kind = "bad_reset"    // a resume that could be served was answered reset, or a reset told without a new epoch (promise 6)
 	BadStored    Kind = "bad_stored"   // a stored event that the store contradicts (rule 17)
 	Unsettled    Kind = "unsettled"    // at the end the checkpoint stands before, or beyond, the log's end
 	Unseen       Kind = "unseen"       // a fault that neither /readyz nor a metric showed

@@ -172,6 +172,60 @@ func TestResetBesideAJoin(t *testing.T) {
 	}
 }
 
+// TestResetNeedsANewEpoch: a reset without one would excuse whatever a client lacks.
+func TestResetNeedsANewEpoch(t *testing.T) {
+	at := history.Event{Client: "c", Conn: 1, Room: "r"}
+	with := func(change func(*history.Event)) history.Event { e := at; change(&e); return e }
+	joining := with(func(e *history.Event) { e.Kind = history.Joining })
+	joined := with(func(e *history.Event) {
+		e.Kind, e.State, e.Epoch, e.Head, e.First = history.Joined, contracts.JoinComplete, 3, 9, 1
+	})
+	reset := func(epoch contracts.Epoch) history.Event {
+		return with(func(e *history.Event) { e.Kind, e.Epoch, e.Head = history.Reset, epoch, 9 })
+	}
+	for epoch, bad := range map[contracts.Epoch]bool{2: true, 3: true, 4: false} {
+		if r := judge([]history.Event{joining, joined, reset(epoch)}); r.Has(check.BadReset) != bad {
+			t.Errorf("a reset to epoch %d in epoch 3:\n%s", epoch, text(t, r))
+		}
+	}
+}
+
+// TestResetBeforeThePosition: a head below what a client has is no head, and a reset by it would hide that.
+func TestResetBeforeThePosition(t *testing.T) {
+	at := history.Event{Client: "c", Conn: 1, Room: "r"}
+	with := func(change func(*history.Event)) history.Event { e := at; change(&e); return e }
+	joining := func(since *history.Position) history.Event {
+		return with(func(e *history.Event) { e.Kind, e.Since = history.Joining, since })
+	}
+	first := with(func(e *history.Event) {
+		e.Kind, e.State, e.Epoch, e.Head, e.First = history.Joined, contracts.JoinComplete, 1, 2, 1
+		for seq := range contracts.Seq(2) {
+			e.Entries = append(e.Entries, history.Entry{Seq: seq + 1, Epoch: 1, Key: contracts.Key{15: byte(seq)}, Sender: "s"})
+		}
+	})
+	for since, bad := range map[contracts.Seq]bool{2: true, 3: false} { // 3 it made up
+		position := &history.Position{Epoch: 1, Seq: since}
+		reset := with(func(e *history.Event) {
+			e.Kind, e.Since, e.State, e.Epoch, e.Head, e.First = history.Joined, position, contracts.JoinReset, 1, 1, 1
+		})
+		if r := judge([]history.Event{joining(nil), first, joining(position), reset}); r.Has(check.BadReset) != bad {
+			t.Errorf("a reset to head 1 of a client that resumes since %d and has 2:\n%s", since, text(t, r))
+		}
+	}
+}
+
+// TestLastEpoch: an epoch is not begun where the log has lost nothing.
+func TestLastEpoch(t *testing.T) {
+	for last, bad := range map[contracts.Epoch]bool{0: false, 1: true, 2: false} {
+		c := check.New(check.Config{LastEpoch: last})
+		c.Add(history.Event{Kind: history.Range, Partition: 3, Epoch: 2, Start: 10, End: 10})
+		c.Add(history.Event{Kind: history.Checkpoint, Partition: 3, Epoch: 2, Offset: 10})
+		if r := c.Finish(); r.Has(check.Epoch) != bad {
+			t.Errorf("epoch 2 where %d is the last:\n%s", last, text(t, r))
+		}
+	}
+}
+
 // TestGoesBackBehindAFilledGap: a client that asked anew before it looked at the reply gets once more what filled its gap.
 func TestGoesBackBehindAFilledGap(t *testing.T) {
 	at := history.Event{Client: "c", Conn: 1, Room: "r"}
@@ -197,6 +251,27 @@ func TestGoesBackBehindAFilledGap(t *testing.T) {
 	})
 	if r := judge(append(slices.Clone(begin), again)); !r.Has(check.Repeated) {
 		t.Errorf("an entry of the gap, live, once it was filled:\n%s", text(t, r))
+	}
+}
+
+// TestGrown: what a run waits for at its end is what the checker compares.
+func TestGrown(t *testing.T) {
+	base := history.Event{Process: "edge-1", Goroutines: 50, Descriptors: 100, Memory: 50 << 20}
+	for _, tt := range []struct {
+		end  history.Event
+		want []check.Kind
+	}{
+		{base, nil},
+		{history.Event{Goroutines: 80, Descriptors: 115, Memory: 139 << 20}, nil},
+		{history.Event{Goroutines: 81, Descriptors: 116, Memory: 140 << 20}, []check.Kind{check.Goroutines, check.Descriptors, check.Memory}},
+	} {
+		var got []check.Kind
+		for _, v := range (check.Config{}).Grown(&base, &tt.end) {
+			got = append(got, v.Kind)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("from %+v to %+v: %v, want %v", base, tt.end, got, tt.want)
+		}
 	}
 }
 

@@ -328,6 +328,16 @@ var mutations = []mutation{
 			return e.Kind == history.Joined && e.Since != nil && e.State == contracts.JoinComplete && e.Since.Seq+1 >= e.First
 		}), func(e *history.Event) { e.State = contracts.JoinReset })
 	}},
+	{"a reset in the same epoch", is(check.BadReset), func(m *mutant) []history.Event {
+		i := m.any(func(_ int, e *history.Event) bool {
+			return e.Kind == history.Joined && e.State == contracts.JoinComplete
+		})
+		if i < 0 {
+			return nil
+		}
+		e := m.events[i]
+		return m.insert(i+1, history.Event{Kind: history.Reset, At: e.At, Client: e.Client, Conn: e.Conn, Room: e.Room, Epoch: e.Epoch, Head: e.Head})
+	}},
 	{"a reply complete below the position", is(check.Missing), func(m *mutant) []history.Event {
 		return m.change(m.any(func(_ int, e *history.Event) bool {
 			return e.Kind == history.Joined && e.Since != nil && e.State == contracts.JoinComplete && e.Since.Seq > 1

@@ -205,23 +205,35 @@ func (c *Checker) resources() {
 			continue
 		}
 		c.report.got(inputResources)
-		role, _, _ := strings.Cut(name, "-")
-		descriptors := c.cfg.Descriptors
-		descriptors.Extra += c.cfg.Pools[role]
-		for _, r := range []struct {
-			kind      Kind
-			base, end int64
-			tolerance Tolerance
-		}{
-			{Goroutines, int64(base.Goroutines), int64(last.Goroutines), c.cfg.Goroutines},
-			{Descriptors, int64(base.Descriptors), int64(last.Descriptors), descriptors},
-			{Memory, base.Memory, last.Memory, c.cfg.Memory},
-		} {
-			if limit := r.tolerance.limit(r.base); r.base > 0 && r.end > limit {
-				c.violate(Violation{Kind: r.kind, What: fmt.Sprintf("%s has %d at the end, had %d at the beginning; up to %d is fine", name, r.end, r.base, limit), Evidence: []string{base.Source, last.Source}})
-			}
+		for _, v := range c.cfg.Grown(base, last) {
+			c.violate(v)
 		}
 	}
+}
+
+// Grown returns what a process holds more of at the end than at its baseline, by two probes of it, and more than is allowed.
+func (c Config) Grown(base, end *history.Event) (all []Violation) {
+	c = c.withDefaults()
+	role, _, _ := strings.Cut(base.Process, "-")
+	descriptors := c.Descriptors
+	descriptors.Extra += c.Pools[role]
+	for _, r := range []struct {
+		kind      Kind
+		base, end int64
+		tolerance Tolerance
+	}{
+		{Goroutines, int64(base.Goroutines), int64(end.Goroutines), c.Goroutines},
+		{Descriptors, int64(base.Descriptors), int64(end.Descriptors), descriptors},
+		{Memory, base.Memory, end.Memory, c.Memory},
+	} {
+		if limit := r.tolerance.limit(r.base); r.base > 0 && r.end > limit {
+			all = append(all, Violation{
+				Kind: r.kind, What: fmt.Sprintf("%s has %d at the end, had %d at the beginning; up to %d is fine", base.Process, r.end, r.base, limit),
+				Evidence: []string{base.Source, end.Source},
+			})
+		}
+	}
+	return all
 }
 
 // storedEvents compares what senders were told of the storing with the store.

@@ -210,6 +210,13 @@ func (c *Checker) folds() {
 		if k := p.checkpoint; k != nil && (k.Offset != p.end || k.Epoch != p.epoch) {
 			c.violate(Violation{Kind: Unsettled, What: fmt.Sprintf("partition %d's checkpoint is (%d, %d), the log's end (%d, %d)", id, k.Epoch, k.Offset, p.epoch, p.end), Evidence: []string{k.Source}})
 		}
+		if last := c.cfg.LastEpoch; last != 0 && p.epoch > last {
+			v := Violation{Kind: Epoch, What: fmt.Sprintf("partition %d is in epoch %d, and nothing was done to the log that would end epoch %d", id, p.epoch, last)}
+			if p.checkpoint != nil {
+				v.Evidence = []string{p.checkpoint.Source}
+			}
+			c.violate(v)
+		}
 		slices.SortStableFunc(p.records, func(a, b record) int { return cmp.Compare(a.offset, b.offset) })
 		c.fold(id, p)
 	}

@@ -86,6 +86,9 @@ func (c *Checker) seen(e *history.Event) {
 		v.now().told = append(v.now().told, span{from: e.From, to: e.To, source: e.Source})
 	case history.Reset:
 		c.report.Figures.Resets++
+		if v.epoch != 0 && e.Epoch <= v.epoch {
+			c.violate(Violation{Kind: BadReset, Room: e.Room, Seq: e.Head, Client: cl.name, What: fmt.Sprintf("a reset to epoch %d of a room joined in epoch %d", e.Epoch, v.epoch), Evidence: []string{e.Source}})
+		}
 		v.listening = v.asked // its answer makes the client listen again
 		v.begin(e.Source)
 	case history.Left:
@@ -108,7 +111,11 @@ func (c *Checker) joined(cl *client, v *view, e *history.Event) {
 	}
 	switch {
 	case e.Since != nil && e.State == contracts.JoinReset:
-		if e.Since.Epoch == e.Epoch && e.Since.Seq <= e.Head && e.Head-e.Since.Seq <= c.cfg.ResumeEntries && e.Since.Seq+1 >= e.First {
+		switch {
+		case e.Since.Epoch != e.Epoch:
+		case e.Since.Seq > e.Head && s.known && e.Since.Seq <= s.pos:
+			bad(BadReset, "a resume since %+v, which the client has, was answered reset, with head %d", *e.Since, e.Head)
+		case e.Since.Seq <= e.Head && e.Head-e.Since.Seq <= c.cfg.ResumeEntries && e.Since.Seq+1 >= e.First:
 			bad(BadReset, "a resume since %+v was answered reset, with epoch %d, head %d and first %d", *e.Since, e.Epoch, e.Head, e.First)
 		}
 		s = v.begin(e.Source)

@@ -83,7 +83,7 @@ func OutcomeOf(c contracts.Code) Outcome {
 	return Rejected
 }
 
-// Phases of a Probe that the checker compares. Both are taken at rest, with the same clients connected.
+// Phases of a Probe that the checker compares. Both are taken at rest, with the same clients connected; of several the last counts.
 const (
 	Baseline = "baseline"
 	Final    = "final"
