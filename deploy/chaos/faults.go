@@ -69,7 +69,7 @@ func always(names ...string) func(string) []string { return func(string) []strin
 var (
 	edgeSignals     = []string{"parley_edge_errors_total", "parley_edge_repairs_total"}
 	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
-	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions"}
+	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions", "parley_persist_untold_total"}
 	workerSignals   = []string{"parley_worker_cache_errors_total", "parley_worker_events_lost_total"}
 	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals)
 )
@@ -108,8 +108,6 @@ func makeKinds() map[string]kind {
 					return links
 				},
 				lacks: lacksMongo(server), do: cut, signals: anySignals, shows: 8 * time.Second,
-				// A persister tells who waits for "ack":"stored", and nobody of the crowd does.
-				silent: role == "persist" && server == redis,
 			}
 		}
 	}

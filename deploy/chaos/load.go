@@ -21,6 +21,8 @@ const (
 	// The impatient wait for a send so long; then the client frees the room by a leave. All others wait until the end.
 	impatience    = 2 * time.Second
 	impatientOf   = 50 // one send in so many
+	storedOf      = 20 // one send in so many waits until it is stored, and is made again after refusedPause at the most
+	refusedPause  = time.Second
 	mostInABurst  = 6
 	dialPatience  = time.Minute
 	dialsAtOnce   = 20
@@ -192,6 +194,13 @@ func (c *crowd) send(begin, ctx context.Context, u *user, rng *rand.Rand) {
 			}
 			n++
 			text := fmt.Sprintf("%s %d %x", u.name, n, rng.Uint64())
+			if rng.IntN(storedOf) == 0 {
+				under.Go(func() {
+					defer func() { <-u.slots }()
+					c.sendStored(ctx, u, room, text)
+				})
+				continue
+			}
 			sendCtx, cancel := ctx, func() {}
 			if rng.IntN(impatientOf) == 0 {
 				sendCtx, cancel = context.WithTimeout(ctx, impatience)
@@ -207,6 +216,34 @@ func (c *crowd) send(begin, ctx context.Context, u *user, rng *rand.Rand) {
 
 func (c *crowd) sendOne(ctx context.Context, u *user, room contracts.RoomID, text string) {
 	_, err := u.Send(ctx, room, text)
+	c.judge(u, room, err)
+}
+
+// sendStored sends a message that is answered when it is stored, past the library, which has no such sends, and makes it again as that
+// does.
+func (c *crowd) sendStored(ctx context.Context, u *user, room contracts.RoomID, text string) {
+	key, err := contracts.NewKey()
+	if err != nil {
+		c.judge(u, room, err)
+		return
+	}
+	for {
+		_, err := u.Request(ctx, contracts.OpSend, map[string]any{"room": room, "key": key, "text": text, "ack": "stored"})
+		var e *contracts.Error
+		again := errors.Is(err, client.ErrDisconnected) || errors.As(err, &e) && e.Retry
+		if again && wait(ctx, rand.N(refusedPause)) {
+			continue
+		}
+		if again {
+			err = ctx.Err()
+		}
+		c.judge(u, room, err)
+		return
+	}
+}
+
+// judge counts how a send ended.
+func (c *crowd) judge(u *user, room contracts.RoomID, err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):
@@ -272,6 +309,9 @@ func (c *crowd) caughtUp(ctx context.Context, heads map[contracts.RoomID]contrac
 	for {
 		var behind []string
 		for _, u := range c.users {
+			if n := u.rec.unstored(); n > 0 {
+				behind = append(behind, fmt.Sprintf("%s waits to be told that %d messages are stored", u.name, n))
+			}
 			for _, room := range u.rooms {
 				at, _ := u.rec.position(room)
 				switch {

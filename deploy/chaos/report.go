@@ -35,6 +35,7 @@ type Report struct {
 type Load struct {
 	Attempts  int64 `json:"attempts"`
 	Acked     int64 `json:"acked"` // attempts answered ok
+	Stored    int64 `json:"told_stored"`
 	Refused   int64 `json:"refused_or_unknown"`
 	GaveUp    int64 `json:"gave_up"`
 	Late      int64 `json:"not_begun"`
@@ -48,7 +49,7 @@ type Load struct {
 
 func (r *Report) finishLoad(t *tally) {
 	r.Load = Load{
-		Attempts: t.attempts.Load(), Acked: t.acked.Load(), Refused: t.refused.Load(), GaveUp: t.gaveUp.Load(), Late: t.late.Load(),
+		Attempts: t.attempts.Load(), Acked: t.acked.Load(), Stored: t.stored.Load(), Refused: t.refused.Load(), GaveUp: t.gaveUp.Load(), Late: t.late.Load(),
 		Delivered: t.delivered.Load(), Resumed: t.resumed.Load(), Joins: t.joins.Load(), Connects: t.connected.Load(),
 		Gaps: t.gaps.Load(), Resets: t.resets.Load(),
 	}
@@ -74,8 +75,8 @@ func (r *Report) WriteText(out io.Writer) error {
 	}
 	fmt.Fprintf(&b, "seed %d, %.0f s in all, %d faults of %d kinds\n", r.Seed, r.Took, total, len(r.Faults))
 	l := &r.Load
-	fmt.Fprintf(&b, "clients   %d sends acked of %d attempts, %d given up, %d not begun; %d entries live, %d by resume; %d joins, %d connects, %d gaps, %d resets\n",
-		l.Acked, l.Attempts, l.GaveUp, l.Late, l.Delivered, l.Resumed, l.Joins, l.Connects, l.Gaps, l.Resets)
+	fmt.Fprintf(&b, "clients   %d sends acked of %d attempts, %d told stored, %d given up, %d not begun; %d entries live, %d by resume; %d joins, %d connects, %d gaps, %d resets\n",
+		l.Acked, l.Attempts, l.Stored, l.GaveUp, l.Late, l.Delivered, l.Resumed, l.Joins, l.Connects, l.Gaps, l.Resets)
 	if s := r.Storm; s != nil {
 		fmt.Fprintf(&b, "storm     %d of %d connections were those of the killed edge; half had resumed after %.1f s, %d after %.1f s; %d resumes, %d database reads\n",
 			s.Affected, s.Connections, s.HalfS, s.Resumed, s.AllS, s.Resumes, s.Reads)

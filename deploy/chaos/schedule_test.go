@@ -206,15 +206,6 @@ func TestKindsSayWhatTheyAre(t *testing.T) {
 	}
 }
 
-// TestWhatNeedNotShow: a fault that nobody can notice in this load is no violation where it is alone.
-func TestWhatNeedNotShow(t *testing.T) {
-	for name, k := range kinds {
-		if strings.HasPrefix(name, "cut-") && k.silent != (name == "cut-persist-redis") {
-			t.Errorf("%s: silent is %v", name, k.silent)
-		}
-	}
-}
-
 func TestClaims(t *testing.T) {
 	c := newClaims()
 	if !c.take(t.Context(), []string{"a", "b"}) {

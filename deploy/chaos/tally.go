@@ -12,6 +12,7 @@ const mostOdd = 200
 // for concurrent use.
 type tally struct {
 	attempts, acked, refused atomic.Int64 // sends
+	stored                   atomic.Int64 // messages whose sender was told that they are stored
 	delivered, resumed       atomic.Int64 // entries live, and in replies to joins with a position
 	joins, resumes           atomic.Int64 // answered; resumes with a position
 	gaps, resets             atomic.Int64

@@ -28,6 +28,7 @@ type recorder struct {
 	mu    sync.Mutex // guards the rest, and everything of the connections
 	conn  uint64
 	ended uint64 // the latest connection that has ended
+	last  *tap   // the latest connection
 	user  contracts.UserID
 	rooms map[contracts.RoomID]*place
 	done  bool // the run is over: what the client does from now on is no part of it
@@ -65,6 +66,7 @@ type wireCall struct {
 	key   contracts.Key
 	asked int
 	since *history.Position
+	safe  bool // the reply to a send may wait until it is stored
 }
 
 // tap is one connection, seen by the recorder.
@@ -74,12 +76,19 @@ type tap struct {
 	n     uint64
 	calls map[uint64]wireCall
 	rooms map[contracts.RoomID]*stream
+	owed  map[identity]bool // the messages of which it was said that an event will follow, once they are stored
 	code  int
 	// reading says that a Read is under way: what it brings counts although the connection is being closed.
 	reading, ended bool
 	// in and out are the bytes that make no whole frame yet; upgraded says that the HTTP heads are over.
 	in, out                 []byte
 	upgradedIn, upgradedOut bool
+}
+
+// identity is a message of a connection's user.
+type identity struct {
+	room contracts.RoomID
+	key  contracts.Key
 }
 
 func newRecorder(name string, out *history.Writer, t *tally, dial func(context.Context, string, string) (net.Conn, error)) *recorder {
@@ -95,7 +104,8 @@ func (r *recorder) Dial(ctx context.Context, network, addr string) (net.Conn, er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conn++
-	return &tap{Conn: c, r: r, n: r.conn, calls: make(map[uint64]wireCall), rooms: make(map[contracts.RoomID]*stream)}, nil
+	r.last = &tap{Conn: c, r: r, n: r.conn, calls: make(map[uint64]wireCall), rooms: make(map[contracts.RoomID]*stream), owed: make(map[identity]bool)}
+	return r.last, nil
 }
 
 func (t *tap) stream(room contracts.RoomID) *stream {
@@ -118,6 +128,16 @@ func (r *recorder) listens(room contracts.RoomID) bool {
 	defer r.mu.Unlock()
 	p := r.rooms[room]
 	return p != nil && p.on == r.conn && r.ended < r.conn
+}
+
+// unstored is how many messages the latest connection still waits to hear of that they are stored.
+func (r *recorder) unstored() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil || r.last.ended {
+		return 0
+	}
+	return len(r.last.owed)
 }
 
 // position is the last entry of the room that the client has.
@@ -291,16 +311,17 @@ func (t *tap) asks(payload []byte) {
 		Room  contracts.RoomID  `json:"room"`
 		Key   contracts.Key     `json:"key"`
 		Text  string            `json:"text"`
+		Ack   string            `json:"ack"`
 		Since *history.Position `json:"since"`
 	}
 	if err := json.Unmarshal(payload, &f); err != nil || t.ended {
 		return
 	}
-	call := wireCall{op: f.Op, room: f.Room, key: f.Key, since: f.Since}
+	call := wireCall{op: f.Op, room: f.Room, key: f.Key, since: f.Since, safe: f.Ack == "stored"}
 	switch contracts.Op(f.Op) {
 	case contracts.OpSend:
 		t.r.tally.attempts.Add(1)
-		t.r.add(t.n, history.Event{Kind: history.Sent, Room: f.Room, User: t.r.user, Key: f.Key, Hash: history.HashBody(f.Text)})
+		t.r.add(t.n, history.Event{Kind: history.Sent, Room: f.Room, User: t.r.user, Key: f.Key, Hash: history.HashBody(f.Text), Safe: call.safe})
 	case contracts.OpJoin:
 		p := t.r.place(f.Room)
 		p.asked++
@@ -383,6 +404,13 @@ func (t *tap) hears(payload []byte) {
 		}
 	case f.Seq > 0 && f.Epoch > 0 && f.Event != string(contracts.EventReset):
 		t.live(&f)
+	case f.Event == string(contracts.EventStored):
+		m := identity{f.Room, f.Key}
+		if !t.owed[m] {
+			t.odd("key %v of %s was told to be stored, and nothing waited for that", f.Key, f.Room)
+		}
+		delete(t.owed, m)
+		t.stored(m, f.Seq)
 	case f.Event == string(contracts.EventGap):
 		var from contracts.Seq
 		_ = json.Unmarshal(f.From, &from) // absent: 0
@@ -451,6 +479,7 @@ func (t *tap) reply(call wireCall, f *serverFrame) {
 	case contracts.OpSend:
 		if f.Error == nil {
 			t.answered(call, history.OK, "")
+			t.kept(call, f.OK)
 			return
 		}
 		t.answered(call, history.OutcomeOf(f.Error.Code), string(f.Error.Code))
@@ -470,6 +499,32 @@ func (t *tap) reply(call wireCall, f *serverFrame) {
 			t.r.add(t.n, history.Event{Kind: history.Left, Room: call.room, Code: "left"})
 		}
 	}
+}
+
+// kept takes what the reply to a send that may wait until it is stored says of that.
+func (t *tap) kept(call wireCall, raw json.RawMessage) {
+	if !call.safe {
+		return
+	}
+	var ok struct {
+		State string        `json:"state"`
+		Seq   contracts.Seq `json:"seq"`
+	}
+	err := json.Unmarshal(raw, &ok)
+	m := identity{call.room, call.key}
+	switch {
+	case err == nil && ok.State == "stored":
+		t.stored(m, ok.Seq)
+	case err == nil && ok.State == "logged":
+		t.owed[m] = true
+	default:
+		t.odd("the reply to a send that waits until it is stored was %s", raw)
+	}
+}
+
+func (t *tap) stored(m identity, seq contracts.Seq) {
+	t.r.tally.stored.Add(1)
+	t.r.add(t.n, history.Event{Kind: history.Stored, Room: m.room, Key: m.key, Seq: seq})
 }
 
 func (t *tap) answered(call wireCall, o history.Outcome, code string) {

@@ -137,7 +137,7 @@ func (w *tapped) saw(odd string, want ...string) {
 			s += fmt.Sprintf(" since %d", e.Since.Seq)
 		}
 		switch e.Kind {
-		case history.Received:
+		case history.Received, history.Stored:
 			s += fmt.Sprintf(" %d", e.Seq)
 		case history.Joined:
 			s += fmt.Sprintf(" %s %d:", e.State, e.Head)
@@ -421,6 +421,38 @@ func TestTapSends(t *testing.T) {
 	}
 	if n := w.tally.closed.Load(); n != 2 {
 		t.Errorf("%d connections ended, want 2", n)
+	}
+}
+
+func TestTapStored(t *testing.T) {
+	const key, other = "01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-774b-bcce-b302099a8058"
+	w := newTapped(t)
+	for id, key := range []string{key, other} {
+		w.ask(`{"id":%d,"op":"send","room":"r","key":"%s","text":"hi","ack":"stored"}`, id+1, key)
+	}
+	w.hear(`{"id":1,"ok":{"key":"%s","time":1,"state":"stored","seq":4}}`, key)
+	w.hear(`{"id":2,"ok":{"key":"%s","time":1,"state":"logged"}}`, other)
+	if n := w.rec.unstored(); n != 1 {
+		t.Errorf("%d wait to be stored, want one", n)
+	}
+	w.hear(`{"event":"stored","room":"r","key":"%s","seq":5}`, other)
+	if n := w.rec.unstored(); n != 0 {
+		t.Errorf("%d wait to be stored, want none", n)
+	}
+	want := []string{"1 sent", "1 sent", "1 answered ok", "1 stored 4", "1 answered ok", "1 stored 5"}
+	w.saw("", want...)
+	w.hear(`{"event":"stored","room":"r","key":"%s","seq":5}`, other) // nothing waits for it
+	w.saw("was told to be stored, and nothing waited for that", append(want, "1 stored 5")...)
+}
+
+// TestTapUnstored has a connection end before it was told: nothing is owed to another one.
+func TestTapUnstored(t *testing.T) {
+	w := newTapped(t)
+	w.ask(`{"id":1,"op":"send","room":"r","key":"01890a5d-ac96-774b-bcce-b302099a8057","text":"hi","ack":"stored"}`)
+	w.hear(`{"id":1,"ok":{"key":"01890a5d-ac96-774b-bcce-b302099a8057","time":1,"state":"logged"}}`)
+	w.conn.Close()
+	if n := w.rec.unstored(); n != 0 {
+		t.Errorf("%d wait to be stored on a connection that has ended", n)
 	}
 }
 

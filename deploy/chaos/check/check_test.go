@@ -313,9 +313,11 @@ func TestCosts(t *testing.T) {
 			}),
 		}
 	}
+	safe := func(events []history.Event) []history.Event { events[0].Safe = true; return events }
 	events := slices.Concat(
 		[]history.Event{{Kind: history.Joining, Client: "c", Conn: 1, Room: "r"}},
 		message(1, 10, 19, 19), // before
+		safe(message(6, 101, 109, 102)),
 		fault("a", "alone", 100, 110), message(2, 100, 103, 107), message(3, 112, 113, 114),
 		fault("b", "alone", 200, 201), message(4, 201, 202, 203),
 		fault("c", "first", 300, 310), fault("d", "second", 312, 320), message(5, 305, 309, 309),

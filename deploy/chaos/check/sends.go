@@ -15,6 +15,7 @@ type message struct {
 	bodies []string // what was sent under the key; nearly always one
 
 	attempts, rejected int
+	safe               bool  // the answers may wait until it is stored
 	first              int64 // the earliest attempt's time
 	firstAt            string
 	firstConn          connRoom
@@ -68,6 +69,7 @@ func (c *Checker) sent(e *history.Event) {
 	m := c.message(contracts.Identity{Room: e.Room, Sender: e.User, Key: e.Key})
 	c.room(e.Room)
 	m.attempts++
+	m.safe = m.safe || e.Safe
 	if !slices.Contains(m.bodies, e.Hash) {
 		m.bodies = append(m.bodies, e.Hash)
 	}

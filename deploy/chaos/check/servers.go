@@ -136,7 +136,9 @@ func (c *Checker) costs() {
 			continue
 		}
 		cost := c.report.Figures.cost(alone[i].begun.What)
-		cost.AckedS = max(cost.AckedS, time.Duration(m.acked-m.first).Seconds())
+		if !m.safe {
+			cost.AckedS = max(cost.AckedS, time.Duration(m.acked-m.first).Seconds())
+		}
 		cost.ReachedS = max(cost.ReachedS, time.Duration(m.reached-m.first).Seconds())
 	}
 }

@@ -35,7 +35,7 @@ type Kind string
 // What clients record. All have At, Client and Conn.
 const (
 	Connected Kind = "connected" // User
-	Sent      Kind = "sent"      // Room, User, Key, Hash
+	Sent      Kind = "sent"      // Room, User, Key, Hash, Safe
 	Answered  Kind = "answered"  // Room, User, Key, Outcome, Code
 	Joining   Kind = "joining"   // Room, Since
 	Joined    Kind = "joined"    // Room, Since, State, Epoch, Head, First, Entries
@@ -127,6 +127,7 @@ type Event struct {
 	Live  bool                `json:"live,omitempty"`
 	Since *Position           `json:"since,omitempty"`
 	State contracts.JoinState `json:"state,omitempty"`
+	Safe  bool                `json:"safe,omitempty"` // the answer may wait until the message is stored
 	Head  contracts.Seq       `json:"head,omitempty"`
 	First contracts.Seq       `json:"first,omitempty"`
 	From  contracts.Seq       `json:"from,omitempty"`
