@@ -27,8 +27,7 @@ type recorder struct {
 
 	mu    sync.Mutex // guards the rest, and everything of the connections
 	conn  uint64
-	ended uint64 // the latest connection that has ended
-	last  *tap   // the latest connection
+	last  *tap // the latest connection
 	user  contracts.UserID
 	rooms map[contracts.RoomID]*place
 	done  bool // the run is over: what the client does from now on is no part of it
@@ -127,7 +126,7 @@ func (r *recorder) listens(room contracts.RoomID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.rooms[room]
-	return p != nil && p.on == r.conn && r.ended < r.conn
+	return p != nil && p.on == r.conn && !r.last.ended
 }
 
 // unstored is how many messages the latest connection still waits to hear of that they are stored.
@@ -244,7 +243,6 @@ func (t *tap) end() {
 		return
 	}
 	t.ended = true
-	t.r.ended = max(t.r.ended, t.n)
 	e := history.Event{Kind: history.Closed}
 	if t.code != 0 {
 		e.Code = strconv.Itoa(t.code)

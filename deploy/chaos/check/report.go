@@ -78,7 +78,7 @@ type Figures struct {
 type Cost struct {
 	Alone    int     `json:"alone"`     // how many faults are counted
 	AckedS   float64 `json:"acked_s"`   // from the first attempt to send a message to the first ok, in seconds; of those acked
-	ReachedS float64 `json:"reached_s"` // from there to when a first client had it; of those that one got
+	ReachedS float64 `json:"reached_s"` // from the first attempt until a first client had it, in seconds; of those that one got
 }
 
 func (f *Figures) cost(kind string) *Cost {
@@ -162,7 +162,7 @@ func (r *Report) WriteText(out io.Writer) error {
 			fmt.Fprintf(&b, ", showed within %.1f s", took)
 		}
 		if cost := f.Costs[kind]; cost != nil {
-			fmt.Fprintf(&b, "; of %d alone: acked within %.1f s, with others within %.1f s", cost.Alone, cost.AckedS, cost.ReachedS)
+			fmt.Fprintf(&b, "; of %d alone: acked within %.1f s, with a client within %.1f s", cost.Alone, cost.AckedS, cost.ReachedS)
 		}
 		b.WriteByte('\n')
 	}
