@@ -49,8 +49,6 @@ type Config struct {
 	DeliveryTimeout time.Duration
 	// Class is the durability of an embedded broker. Defaults to what the topic's settings tell.
 	Class Durability
-	// Replication is the replication factor of a topic that Ensure creates. Defaults to -1, the broker's own.
-	Replication int16
 	// SessionTimeout is after how long without a heartbeat a consumer's partitions go to others. Defaults to 10 s.
 	SessionTimeout time.Duration
 }
@@ -81,9 +79,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DeliveryTimeout == 0 {
 		c.DeliveryTimeout = 2 * time.Minute
-	}
-	if c.Replication == 0 {
-		c.Replication = -1
 	}
 	if c.SessionTimeout == 0 {
 		c.SessionTimeout = 10 * time.Second

@@ -23,6 +23,13 @@ const (
 	maxReadBytes = 16 << 20
 )
 
+// The topic's replicas, and how many of them confirm a record, where there are brokers enough: with these the loss of any one
+// broker loses no record and stops no send.
+const (
+	replicas       = 3
+	inSyncReplicas = 2
+)
+
 // errAgain marks an answer that a look at newer metadata may mend.
 var errAgain = errors.New("partition's leader is not known")
 
@@ -77,19 +84,7 @@ var errPartitions = errors.New("wrong partition count")
 func (l *KafkaLog) ensure(ctx context.Context, partitions int) error {
 	detail, err := l.describe(ctx)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		unlimited, remove := "-1", "delete"
-		made, err := l.adm.CreateTopics(ctx, int32(partitions), l.cfg.Replication, map[string]*string{
-			"retention.ms":    &unlimited,
-			"retention.bytes": &unlimited,
-			"cleanup.policy":  &remove,
-		}, l.topic)
-		if err == nil {
-			err = made[l.topic].Err
-		}
-		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-			return fmt.Errorf("create it: %w", err)
-		}
-		return errAgain
+		return l.create(ctx, partitions)
 	}
 	if err != nil {
 		return err
@@ -102,14 +97,50 @@ func (l *KafkaLog) ensure(ctx context.Context, partitions int) error {
 			return fmt.Errorf("partition %d: %w", p.Partition, p.Err)
 		}
 	}
-	return l.warnLimits(ctx)
+	return l.warnLimits(ctx, detail)
+}
+
+// create makes the topic: with the brokers' own replication where there are fewer than three of them. It returns errAgain once
+// the topic is there.
+func (l *KafkaLog) create(ctx context.Context, partitions int) error {
+	brokers, err := l.adm.ListBrokers(ctx)
+	if err != nil {
+		return fmt.Errorf("list the brokers: %w", err)
+	}
+	settings := map[string]*string{
+		"retention.ms":    kadm.StringPtr("-1"),
+		"retention.bytes": kadm.StringPtr("-1"),
+		"cleanup.policy":  kadm.StringPtr("delete"),
+	}
+	replication := int16(-1)
+	if len(brokers) >= replicas {
+		replication = replicas
+		settings["min.insync.replicas"] = kadm.StringPtr(strconv.Itoa(inSyncReplicas))
+	}
+	made, err := l.adm.CreateTopics(ctx, int32(partitions), replication, settings, l.topic)
+	if err == nil {
+		err = made[l.topic].Err
+	}
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create it: %w", err)
+	}
+	return errAgain
 }
 
 // warnLimits warns of settings under which the log would lose records that are still needed.
-func (l *KafkaLog) warnLimits(ctx context.Context) error {
+func (l *KafkaLog) warnLimits(ctx context.Context, detail kadm.TopicDetail) error {
 	configs, err := l.configs(ctx)
 	if err != nil {
 		return err
+	}
+	brokers, err := l.adm.ListBrokers(ctx)
+	if err != nil {
+		return fmt.Errorf("list the brokers: %w", err)
+	}
+	if len(brokers) >= replicas && !replicated(detail, configs) {
+		l.log.Warn("a lost broker would take records of the log along that were acked", "topic", l.topic, "brokers", len(brokers),
+			"replicas", detail.Partitions.NumReplicas(), "min.insync.replicas", configs["min.insync.replicas"],
+			"want", fmt.Sprintf("%d replicas, min.insync.replicas=%d", replicas, inSyncReplicas))
 	}
 	for key, want := range map[string]string{"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"} {
 		if got, ok := configs[key]; ok && got != want {
@@ -334,16 +365,24 @@ func (l *KafkaLog) Durability(ctx context.Context) (Durability, error) {
 	if err != nil {
 		return "", fmt.Errorf("durability of topic %s: %w", l.topic, err)
 	}
-	inSync, err := strconv.Atoi(configs["min.insync.replicas"])
-	if err != nil || inSync < 2 {
+	if !replicated(detail, configs) {
 		return DurabilityProcess, nil
 	}
+	return DurabilityReplicated, nil
+}
+
+// replicated reports whether every record that is confirmed is on two brokers at least, of three or more.
+func replicated(detail kadm.TopicDetail, configs map[string]string) bool {
+	inSync, err := strconv.Atoi(configs["min.insync.replicas"])
+	if err != nil || inSync < inSyncReplicas {
+		return false
+	}
 	for _, p := range detail.Partitions {
-		if len(p.Replicas) < 3 {
-			return DurabilityProcess, nil
+		if len(p.Replicas) < replicas {
+			return false
 		}
 	}
-	return DurabilityReplicated, nil
+	return true
 }
 
 // configs returns the topic's settings.

@@ -42,7 +42,7 @@ func TestTopicReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			replaceTopic(t, journal.Config{Brokers: strings.Split(brokers, ","), Replication: 1, SessionTimeout: 6 * time.Second, Names: contracts.Names{Prefix: "parley-test-" + key.String()}}, records)
+			replaceTopic(t, journal.Config{Brokers: strings.Split(brokers, ","), SessionTimeout: 6 * time.Second, Names: contracts.Names{Prefix: "parley-test-" + key.String()}}, records)
 		})
 	}
 }
