@@ -3,8 +3,10 @@ package dispatch_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,6 +179,49 @@ func TestGrowsWhileCatchingUp(t *testing.T) {
 		synctest.Wait()
 		w.send("a", "after")
 		synctest.Wait()
+		if diff := cmp.Diff(w.want(0, 0), w.entries()); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// laggingLog gives out no record from an offset on, as a new leader does for a moment whose followers have not told it yet how
+// far they are.
+type laggingLog struct {
+	fakeLog
+	end *atomic.Int64 // -1: it gives out all
+}
+
+func (l laggingLog) Read(ctx context.Context, p int32, from int64, limit int) ([]journal.Record, error) {
+	records, err := l.fakeLog.Read(ctx, p, from, limit)
+	if end := l.end.Load(); end >= 0 {
+		records = slices.DeleteFunc(records, func(r journal.Record) bool { return r.Offset >= end })
+	}
+	return records, err
+}
+
+// Where the log seems to end before what was polled and dropped, nothing behind it is numbered without that.
+func TestLogSeemsToEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var end atomic.Int64
+		end.Store(-1)
+		_, stop := w.runWith(dispatch.Config{WaitingBytes: 2000}, func(deps *dispatch.Deps) {
+			deps.Log = laggingLog{fakeLog{w}, &end}
+		})
+		defer stop()
+		elapse(time.Second)
+		w.set(func() { w.storeErr = errAway })
+		w.send("a", texts(20)...)
+		elapse(time.Second)
+		end.Store(15)
+		w.set(func() { w.storeErr = nil })
+		elapse(5 * time.Second)
+		if got := len(w.entries()); got != 15 {
+			t.Fatalf("told %d entries, want those that the log gives out", got)
+		}
+		end.Store(-1)
+		w.send("a", "after")
+		elapse(5 * time.Second)
 		if diff := cmp.Diff(w.want(0, 0), w.entries()); diff != "" {
 			t.Errorf("told (-want +got):\n%s", diff)
 		}
