@@ -34,6 +34,8 @@ type KafkaWriter struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	waiting pending // sentinel of the ring of unconfirmed records, oldest first
+	records int     // that the client has, those reported as unknown included
+	bytes   int     // of them
 }
 
 // pending is a record that is not confirmed yet.
@@ -51,8 +53,10 @@ func NewWriter(cfg Config, log *slog.Logger) (*KafkaWriter, error) {
 	cl, err := cfg.newClient(log,
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.MaxBufferedRecords(MaxBufferedRecords),
-		kgo.MaxBufferedBytes(MaxBufferedBytes),
+		// Never reached: Append counts by itself, as the client tells of a record that it does not take only later, on another
+		// goroutine, and by then the caller may have appended the next one, which it takes.
+		kgo.MaxBufferedRecords(2*MaxBufferedRecords),
+		kgo.MaxBufferedBytes(2*MaxBufferedBytes),
 		kgo.ProducerLinger(cfg.Linger),
 		// The client gives a record up only where it knows that it is not in flight; it then gives up all that is queued
 		// behind it. The rest is reported by expire, in time.
@@ -78,12 +82,20 @@ func (w *KafkaWriter) Append(partition int32, key string, value []byte, done fun
 		return
 	}
 	p := &pending{since: time.Now(), done: done}
+	size := len(key) + len(value)
 	w.mu.Lock()
-	if w.closed {
+	switch {
+	case w.closed:
 		w.mu.Unlock()
 		done(0, ErrClosed)
 		return
+	case w.records >= MaxBufferedRecords || w.bytes+size > MaxBufferedBytes:
+		w.mu.Unlock()
+		done(0, ErrFull)
+		return
 	}
+	w.records++
+	w.bytes += size
 	p.prev, p.next = w.waiting.prev, &w.waiting
 	p.prev.next, p.next.prev = p, p
 	w.mu.Unlock()
@@ -94,7 +106,7 @@ func (w *KafkaWriter) Append(partition int32, key string, value []byte, done fun
 	}
 	w.cl.TryProduce(context.Background(), r, func(r *kgo.Record, err error) {
 		switch {
-		case !w.forget(p):
+		case !w.returned(p, size):
 			// Reported as unknown before.
 		case err == nil:
 			p.done(r.Offset, nil)
@@ -109,14 +121,17 @@ func (w *KafkaWriter) Append(partition int32, key string, value []byte, done fun
 	})
 }
 
-// forget takes p out of the ring. It reports false if it was out already: then somebody else calls done.
-func (w *KafkaWriter) forget(p *pending) bool {
+// returned notes that the client does not have a record any more, and takes p out of the ring. It reports false if it was out
+// already: then somebody else calls done.
+func (w *KafkaWriter) returned(p *pending, size int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.records--
+	w.bytes -= size
 	return w.unlink(p)
 }
 
-// unlink is forget under w.mu.
+// unlink takes p out of the ring, if it is there. w.mu is held.
 func (w *KafkaWriter) unlink(p *pending) bool {
 	if p.next == nil {
 		return false

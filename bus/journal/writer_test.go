@@ -31,8 +31,9 @@ func appendTo(w journal.Writer, partition int32, value string) <-chan outcome {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// TestWriterGivesUp has a broker that takes connections and says nothing.
-func TestWriterGivesUp(t *testing.T) {
+// silent is the address of a broker that takes connections and says nothing.
+func silent(t *testing.T) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +52,44 @@ func TestWriterGivesUp(t *testing.T) {
 		_ = l.Close()
 		wg.Wait()
 	})
-	w, err := journal.NewWriter(journal.Config{Brokers: []string{l.Addr().String()}, DeliveryTimeout: 200 * time.Millisecond}, quiet())
+	return l.Addr().String()
+}
+
+// TestWriterFull: what does not fit is refused before Append returns, so that who appends several in their order appends none
+// behind it.
+func TestWriterFull(t *testing.T) {
+	w, err := journal.NewWriter(journal.Config{Brokers: []string{silent(t)}}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range journal.MaxBufferedRecords {
+		w.Append(0, "", []byte("a"), func(int64, error) {})
+	}
+	late := 0
+	for range 1000 {
+		out := appendTo(w, 0, "b")
+		select {
+		case got := <-out:
+			if !errors.Is(got.err, journal.ErrFull) {
+				t.Fatalf("append to a full writer: %v, want %v", got.err, journal.ErrFull)
+			}
+		default:
+			late++
+		}
+	}
+	if late > 0 {
+		t.Errorf("%d of 1000 refusals came behind Append's return", late)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// TestWriterGivesUp has a broker that says nothing.
+func TestWriterGivesUp(t *testing.T) {
+	w, err := journal.NewWriter(journal.Config{Brokers: []string{silent(t)}, DeliveryTimeout: 200 * time.Millisecond}, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
