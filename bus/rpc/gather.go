@@ -122,7 +122,7 @@ func (n *NATS) askGathered(to string, g *gathering, questions []Question, size i
 	var b [64]byte
 	reply := strconv.AppendUint(append(append(b[:0], n.inbox...), gatherMark...), first, 36)
 	reply = strconv.AppendUint(append(reply, bundleMark...), uint64(len(questions)), 36)
-	switch err := n.conn.PublishRequest(to, string(reply), body); {
+	switch err := n.send(to, string(reply), body); {
 	case errors.Is(err, nats.ErrMaxPayload): // another broker's limit is lower
 		n.askApart(m)
 	case err != nil:

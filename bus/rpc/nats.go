@@ -23,6 +23,7 @@ import (
 
 const (
 	connectTimeout = 2 * time.Second
+	writeTimeout   = time.Second             // of a write to a broker that takes nothing; all askers wait for it
 	pingEvery      = 1500 * time.Millisecond // with two unanswered, a stalled broker counts as lost after 3 to 4.5 s, before requests give up
 	reconnectMin   = 50 * time.Millisecond
 	reconnectMax   = 2 * time.Second
@@ -56,6 +57,7 @@ type NATS struct {
 	answers *bundles      // what this one serves
 
 	maxPayload atomic.Int64
+	up         atomic.Bool // the broker is connected; see send
 	closing    atomic.Bool
 	closeOnce  sync.Once
 
@@ -100,6 +102,8 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		nats.MaxPingsOutstanding(2),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1), // nothing stale is sent after an outage
+		nats.FlusherTimeout(writeTimeout),
+		nats.ReconnectOnFlusherError(), // what was not written is lost: let its askers know
 		nats.RetryOnFailedConnect(true),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.ConnectHandler(n.connected),
@@ -121,6 +125,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	n.answers = newBundles(conn.Publish, n.MaxPayload)
 	if conn.IsConnected() {
 		n.maxPayload.Store(conn.MaxPayload())
+		n.up.Store(true)
 	} else {
 		log.Warn("waiting for NATS", "server", n.server, "err", cmp.Or(conn.LastError(), errNoAnswer))
 	}
@@ -216,13 +221,22 @@ func (n *NATS) Ask(subject string, body []byte, timeout time.Duration, done func
 func (n *NATS) publish(id uint64, subject string, body []byte) {
 	var b [64]byte
 	reply := string(strconv.AppendUint(append(append(b[:0], n.inbox...), bundleMark...), id, 36))
-	if err := n.conn.PublishRequest(subject, reply, body); err != nil {
+	if err := n.send(subject, reply, body); err != nil {
 		answer := ErrDown
 		if errors.Is(err, nats.ErrMaxPayload) {
 			answer = ErrTooLarge
 		}
 		n.waiting.end(id, nil, answer)
 	}
+}
+
+// send hands a request to the broker's client. That holds its lock while it dials and is greeted, for seconds where the broker is
+// silent: whoever may not wait must not come near it then.
+func (n *NATS) send(subject, reply string, body []byte) error {
+	if !n.up.Load() {
+		return ErrDown
+	}
+	return n.conn.PublishRequest(subject, reply, body)
 }
 
 // receive calls the waiting askers back.
@@ -266,7 +280,7 @@ func (n *NATS) receive() {
 func (n *NATS) MaxPayload() int { return int(n.maxPayload.Load()) }
 
 // Up implements Client.
-func (n *NATS) Up() bool { return n.conn.IsConnected() }
+func (n *NATS) Up() bool { return n.up.Load() }
 
 // Close implements Client. It also ends what Serve began and waits for the handlers; requests that nobody has taken yet
 // are lost, unless the stops were called before.
@@ -291,6 +305,7 @@ func (n *NATS) Close() error {
 
 func (n *NATS) connected(conn *nats.Conn) {
 	n.maxPayload.Store(conn.MaxPayload())
+	n.up.Store(true)
 	server := n.server
 	if server != inThisProcess {
 		server = withoutUser(conn.ConnectedUrl())
@@ -300,6 +315,7 @@ func (n *NATS) connected(conn *nats.Conn) {
 
 // disconnected ends every waiting request: its reply, if there is one, went with the connection.
 func (n *NATS) disconnected(_ *nats.Conn, err error) {
+	n.up.Store(false)
 	if !n.closing.Load() {
 		n.log.Warn("nats is not connected", "err", err)
 	}

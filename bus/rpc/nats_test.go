@@ -253,6 +253,45 @@ func TestStopWhileBrokerIsSilent(t *testing.T) {
 	}
 }
 
+// A broker that is silent holds up nobody who asks: neither what it does not take any more, nor the attempts to connect again.
+func TestAskingASilentBroker(t *testing.T) {
+	b, err := embedded.ListenNATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	p := bustest.NewProxy(t, strings.TrimPrefix(b.URL(), "nats://"))
+	n := connect(t, rpc.Config{URL: "nats://" + p.Addr()})
+	p.Stall()
+	longest := time.Duration(0)
+	ask := func(body []byte) {
+		began := time.Now()
+		n.Ask("silent", body, time.Minute, func([]byte, error) {})
+		longest = max(longest, time.Since(began))
+	}
+	body := make([]byte, 512<<10)
+	for range 200 { // more than two sockets' buffers hold
+		ask(body)
+	}
+	if longest > 3*time.Second {
+		t.Errorf("an asker waited %v for a broker that takes nothing", longest)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for n.Up() {
+		<-tick.C
+		ask(nil)
+	}
+	longest = 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); { // at least one attempt to connect again
+		<-tick.C
+		ask(nil)
+	}
+	if longest > time.Second {
+		t.Errorf("an asker waited %v for an attempt to connect", longest)
+	}
+}
+
 // drains reports whether a subscription is being drained.
 func drains() bool {
 	all := make([]byte, 1<<20)
