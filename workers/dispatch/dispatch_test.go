@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
@@ -442,6 +443,39 @@ func TestSlowCommit(t *testing.T) {
 		elapse(time.Second)
 		if c := w.commit(0); len(d.Owned()) > 0 || c == nil || c.Offset != 1 {
 			t.Errorf("owns %v, committed %+v, want nothing and 1", d.Owned(), c)
+		}
+	})
+}
+
+// A group that takes no commits, though it counts the dispatcher as a member, shows in a metric, and gets all once it takes them.
+func TestCommitsFail(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewPedanticRegistry()
+		_, stop := w.runWith(dispatch.Config{}, func(deps *dispatch.Deps) { deps.Registerer = reg })
+		defer stop()
+		w.set(func() { w.commitErr = errAway })
+		w.send("a", "one")
+		elapse(10 * time.Second)
+		if c := w.commit(0); c != nil {
+			t.Fatalf("committed %+v", c)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed := 0.0
+		for _, f := range families {
+			if f.GetName() == "parley_dispatch_commit_errors_total" {
+				failed = f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		if failed == 0 {
+			t.Error("no metric tells of the commits that failed")
+		}
+		w.set(func() { w.commitErr = nil })
+		elapse(5 * time.Second)
+		if c := w.commit(0); c == nil || c.Offset != 1 {
+			t.Errorf("committed %+v at last, want 1", c)
 		}
 	})
 }

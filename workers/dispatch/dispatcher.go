@@ -47,6 +47,7 @@ type Dispatcher struct {
 	bg           context.Context // the jobs' context: partitions derive theirs from it
 	tellers      []*teller
 	redisAway    bool // the last publication failed
+	commitFails  bool // the last commit did
 	partitions   map[int32]*partition
 	attempts     map[int32]attempt            // partitions that are not taken over yet
 	adopted      map[int32][]contracts.RoomID // rooms that wait for a new epoch of their partition
@@ -314,14 +315,20 @@ func (d *Dispatcher) commit(ctx context.Context, c journal.Consumer, commits map
 		return
 	}
 	d.commits.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+		call, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()
-		err := c.Commit(ctx, commits)
+		err := c.Commit(call, commits)
 		d.post(func() {
-			if d.committing = false; err == nil {
+			d.committing = false
+			if err == nil {
+				d.commitFails = false
 				return
 			}
-			d.log.Debug("commit failed", "err", err)
+			d.metrics.commitErrors.Inc()
+			if !d.commitFails && ctx.Err() == nil {
+				d.commitFails = true
+				d.log.Warn("commit failed, trying on", "err", err)
+			}
 			for id := range commits {
 				if p := d.partitions[id]; p != nil {
 					p.committed = p.publishFrom - 1

@@ -21,7 +21,8 @@ const (
 
 type metrics struct {
 	entries, duplicates, dead, published, skipped, heads prometheus.Counter
-	publishErrors, lookupErrors, rereads, untold         prometheus.Counter
+	publishErrors, lookupErrors, commitErrors            prometheus.Counter
+	rereads, untold                                      prometheus.Counter
 	alarms, questions                                    *prometheus.CounterVec
 	hop                                                  prometheus.Histogram
 	partitions, waitingRooms, waitingBytes, ringBytes    prometheus.Gauge
@@ -57,6 +58,7 @@ func newMetrics() *metrics {
 	m.heads = counter("heads_total", "Heads that Redis took.")
 	m.publishErrors = counter("publish_errors_total", "Publications and cache writes that failed or were held back; heads and pulls repair it.")
 	m.lookupErrors = counter("lookup_errors_total", "Questions to the store that failed and were asked again.")
+	m.commitErrors = counter("commit_errors_total", "Commits that failed and were made again; while they do the log is not trimmed, and a take-over tells again what was told.")
 	m.rereads = counter("rereads_total", "Reads of the log for entries that memory no longer held.")
 	m.untold = counter("untold_records_total", "Records that somebody deleted from the log before they were told, found at take-overs; the store has them.")
 	m.alarms = vec("alarms_total", "Partitions that stopped, by reason.", "reason", alarmIdentity, alarmOutOfRange, alarmVersion, alarmEpoch)
