@@ -4,11 +4,9 @@ package journal_test
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,7 +24,7 @@ const partitions = 4
 
 // fixture makes a fixture of a configuration.
 func fixture(t *testing.T, cfg journal.Config) bustest.JournalFixture {
-	log := slog.New(slog.NewTextHandler(outputOf(t), nil))
+	log := slog.New(slog.NewTextHandler(bustest.Output(t), nil))
 	cfg.Partitions = partitions
 	return bustest.JournalFixture{
 		Partitions:     cfg.Partitions,
@@ -37,31 +35,6 @@ func fixture(t *testing.T, cfg journal.Config) bustest.JournalFixture {
 		},
 		Log: func() (journal.Log, error) { return journal.NewLog(cfg, log) },
 	}
-}
-
-// output is a test's, until that is over: what the Kafka client has under way when it is closed may still say something.
-type output struct {
-	mu   sync.Mutex
-	test io.Writer // nil: over
-}
-
-func outputOf(t *testing.T) *output {
-	o := &output{test: t.Output()}
-	t.Cleanup(func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.test = nil
-	})
-	return o
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.test == nil {
-		return len(b), nil
-	}
-	return o.test.Write(b)
 }
 
 // startKafka starts a broker that ends with the test.

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/edge/client"
 	"github.com/parley-chat/parley/edge/wire"
@@ -40,7 +41,7 @@ func run(t *testing.T, f func(s *script)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{T: t, dialled: make(chan net.Conn, 16)}
 		s.cfg = client.Config{
-			URL: "ws://edge.test/v1/ws", Guest: "Ada", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+			URL: "ws://edge.test/v1/ws", Guest: "Ada", Log: slog.New(slog.NewTextHandler(bustest.Output(t), &slog.HandlerOptions{Level: slog.LevelDebug})),
 			NetDial: s.dial,
 			OnEvent: func(ev client.Event) {
 				s.mu.Lock()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/fanout/recent"
 	"github.com/parley-chat/parley/bus/journal"
@@ -359,7 +360,7 @@ func (w *world) runWith(cfg dispatch.Config, change func(*dispatch.Deps)) (d *di
 	cfg.Partitions = w.partitions
 	deps := dispatch.Deps{
 		Log: fakeLog{w}, Consume: w.consume, Store: w, Recent: w, Publisher: w, Server: w,
-		Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Logger: slog.New(slog.NewTextHandler(bustest.Output(w.t), nil)),
 	}
 	change(&deps)
 	d = dispatch.New(cfg, deps)

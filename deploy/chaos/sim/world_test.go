@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -86,7 +87,7 @@ func inWorld(t *testing.T, seed uint64, f func(w *world)) {
 			slog: slog.New(slog.DiscardHandler),
 		}
 		if testing.Verbose() {
-			w.slog = slog.New(slog.NewTextHandler(t.Output(), nil))
+			w.slog = slog.New(slog.NewTextHandler(bustest.Output(t), nil))
 		}
 		ticking, stopTick := context.WithCancel(context.Background())
 		var tick sync.WaitGroup
