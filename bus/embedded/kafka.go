@@ -48,7 +48,7 @@ type Kafka struct {
 	gate    *gate
 }
 
-// StartKafka starts a broker and returns once it has the topic. It fails when that lasts above 5 s, beyond the time that it
+// StartKafka starts a broker and returns once it has the topic. It fails when that lasts above 30 s, beyond the time that it
 // takes to read Dir.
 func StartKafka(cfg KafkaConfig) (*Kafka, error) {
 	if cfg.Partitions == 0 {
