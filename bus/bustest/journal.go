@@ -60,7 +60,7 @@ func Journal(t *testing.T, start func(t *testing.T) JournalFixture) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &journalSuite{JournalFixture: start(t)}
-			s.ctx, s.cancel = context.WithTimeout(context.Background(), 2*journalPatience)
+			s.ctx, s.cancel = context.WithTimeout(context.Background(), 2*Patience)
 			t.Cleanup(s.cancel)
 			var err error
 			if s.writer, err = s.Writer(); err != nil {

@@ -12,9 +12,6 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
-// journalPatience bounds every wait of the suite.
-const journalPatience = 30 * time.Second
-
 // journalReader is a member of a group that polls on a goroutine of its own, remembers what it was told and read, and commits
 // what it has read when it is revoked. It fails its test when a promise of Owner or Consumer is broken.
 type journalReader struct {
@@ -172,7 +169,7 @@ func (r *journalReader) update(f func()) {
 // wait waits until cond, which is called under r.mu, holds.
 func (r *journalReader) wait(what string, cond func() bool) {
 	r.t.Helper()
-	timeout := time.After(journalPatience)
+	timeout := time.After(Patience)
 	for {
 		r.mu.Lock()
 		ok, changed := cond(), r.changed

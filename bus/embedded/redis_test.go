@@ -4,13 +4,16 @@ package embedded_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/embedded"
 )
 
@@ -28,14 +31,22 @@ func dialRedis(t *testing.T, r *embedded.Redis) *redisConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = nc.Close() })
-	if err := nc.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		t.Fatal(err)
+	c := &redisConn{t: t, Conn: nc, r: bufio.NewReader(nc)}
+	c.patient()
+	return c
+}
+
+// patient gives what comes next its time.
+func (c *redisConn) patient() {
+	c.t.Helper()
+	if err := c.SetDeadline(time.Now().Add(bustest.Patience)); err != nil {
+		c.t.Fatal(err)
 	}
-	return &redisConn{t: t, Conn: nc, r: bufio.NewReader(nc)}
 }
 
 func (c *redisConn) send(args ...string) {
 	c.t.Helper()
+	c.patient()
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", len(args))
 	for _, a := range args {
@@ -49,6 +60,7 @@ func (c *redisConn) send(args ...string) {
 // want reads what must come next.
 func (c *redisConn) want(reply string) {
 	c.t.Helper()
+	c.patient()
 	got := make([]byte, len(reply))
 	if _, err := io.ReadFull(c.r, got); err != nil {
 		c.t.Fatalf("read: %v; want %q", err, reply)
@@ -119,7 +131,8 @@ func TestRedisSlowSubscriber(t *testing.T) {
 	pub.send("PUBLISH", "a", "last")
 	pub.want(":1\r\n")
 	quick.want("*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\nlast\r\n")
-	if n, err := io.Copy(io.Discard, slow.r); n >= 128<<20 {
+	slow.patient()
+	if n, err := io.Copy(io.Discard, slow.r); n >= 128<<20 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the slow subscriber got %d bytes (%v), want the connection's end before", n, err)
 	}
 }

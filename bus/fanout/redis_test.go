@@ -139,13 +139,18 @@ func TestReal(t *testing.T) {
 	})
 }
 
-// rosters share a clock of their own for the leases; the server's is moved with it by pass.
+// rosters share a clock of their own for the leases, which stands still but for Pass; the server's is moved with it by pass.
 func rosters(t *testing.T, client redis.UniversalClient, names contracts.Names, pass func(time.Duration)) bustest.RosterFixture {
+	if c, ok := client.(*redis.Client); ok {
+		client = c.WithTimeout(bustest.Patience) // instead of 2 s for a command
+	}
+	began := time.Now()
 	var offset atomic.Int64
 	return bustest.RosterFixture{
 		Roster: func() fanout.Roster {
 			r := fanout.NewRoster(client, names)
-			r.SetClock(func() time.Time { return time.Now().Add(time.Duration(offset.Load())) })
+			r.SetClock(func() time.Time { return began.Add(time.Duration(offset.Load())) })
+			r.SetRunTime(bustest.Patience)
 			return r
 		},
 		Pass: func(d time.Duration) {

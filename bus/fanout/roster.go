@@ -29,11 +29,12 @@ const (
 // RedisRoster is a Roster in Redis: per room a hash with its people and a string with its nodes, and one sorted set with
 // the leases of all nodes. What they hold is described at the script that alone writes the former two.
 type RedisRoster struct {
-	client redis.UniversalClient
-	names  contracts.Names
-	now    func() time.Time
-	queues []*rosterQueue // by lane group on a cluster, one in all otherwise
-	order  atomic.Uint64  // the last Change's; a room's queue is at turn when it is taken
+	client  redis.UniversalClient
+	names   contracts.Names
+	now     func() time.Time
+	runTime time.Duration  // bounds one run of the script
+	queues  []*rosterQueue // by lane group on a cluster, one in all otherwise
+	order   atomic.Uint64  // the last Change's; a room's queue is at turn when it is taken
 
 	mu   sync.Mutex                 // guards what follows
 	live map[contracts.NodeID]int64 // when the lease ends, Unix milliseconds
@@ -48,7 +49,7 @@ func NewRoster(client redis.UniversalClient, names contracts.Names) *RedisRoster
 	if isCluster(client) {
 		queues = contracts.LaneGroups // so that a node of the cluster that is away holds up its own rooms only
 	}
-	return &RedisRoster{client: client, names: names, now: time.Now, queues: newRosterQueues(queues)}
+	return &RedisRoster{client: client, names: names, now: time.Now, runTime: rosterTime, queues: newRosterQueues(queues)}
 }
 
 // Enter implements Roster.

@@ -143,7 +143,7 @@ func (q *rosterQueue) serve(ctx context.Context, r *RedisRoster) {
 	if len(calls) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rosterTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.runTime)
 	defer cancel()
 	byRoom := make(map[contracts.RoomID]*visit)
 	var visits []*visit

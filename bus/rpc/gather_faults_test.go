@@ -24,7 +24,7 @@ func limited(t *testing.T, most int32) rpc.Config {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(bustest.Patience) {
 		t.Fatal("the broker does not start")
 	}
 	return rpc.Config{URL: s.ClientURL()}
@@ -47,7 +47,7 @@ func gathers(t *testing.T, c *rpc.NATS) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !c.Gathers("all"); <-tick.C {
+	for deadline := time.Now().Add(bustest.Patience); !c.Gathers("all"); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("questions never come together")
 		}
@@ -86,7 +86,7 @@ func TestTogetherThenAlone(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if got := ends(client, 320, "x", 10*time.Second); got[nil] != 320 {
+	if got := ends(client, 320, "x", bustest.Patience); got[nil] != 320 {
 		t.Errorf("the questions ended with %v", got)
 	}
 	if client.Gathers("all") {
@@ -104,7 +104,7 @@ func TestTogetherInSilence(t *testing.T) {
 		}
 	})
 	gathers(t, client)
-	if got := ends(client, 5, "", 10*time.Second); got[nil] != 5 || !client.Gathers("all") {
+	if got := ends(client, 5, "", bustest.Patience); got[nil] != 5 || !client.Gathers("all") {
 		t.Fatalf("the questions ended with %v", got)
 	}
 	if got := ends(client, 5, "hang", 50*time.Millisecond); got[rpc.ErrTimeout] != 5 {
@@ -128,7 +128,7 @@ func TestTogetherWithinTheLimit(t *testing.T) {
 			c.ForgetLimit()
 		}
 		for size, want := range map[int]error{1000: nil, 5000: nil, 7000: nil, 16000: nil, 17000: rpc.ErrTooLarge} {
-			if got := ends(c, 32, strings.Repeat("x", size), 10*time.Second); got[want] != 32 {
+			if got := ends(c, 32, strings.Repeat("x", size), bustest.Patience); got[want] != 32 {
 				t.Errorf("limit forgotten %v: 32 questions of %d bytes ended with %v", forgotten, size, got)
 			}
 		}
@@ -138,7 +138,7 @@ func TestTogetherWithinTheLimit(t *testing.T) {
 	serveTogether(t, s, "all", echo)
 	gathers(t, c)
 	c.ForgetLimit()
-	if got := ends(c, 3, strings.Repeat("x", 5000), 10*time.Second); got[rpc.ErrTooLarge] != 3 {
+	if got := ends(c, 3, strings.Repeat("x", 5000), bustest.Patience); got[rpc.ErrTooLarge] != 3 {
 		t.Errorf("questions above the limit ended with %v", got)
 	}
 }
@@ -162,7 +162,7 @@ func TestAnswersWithinTheLimit(t *testing.T) {
 			r.Answer(r.Body)
 		}
 	}()
-	if got := ends(c, asked, body, 10*time.Second); got[nil] != asked {
+	if got := ends(c, asked, body, bustest.Patience); got[nil] != asked {
 		t.Errorf("the questions ended with %v", got)
 	}
 }
@@ -184,7 +184,7 @@ func TestTogetherOverTwoServers(t *testing.T) {
 		if i == messages/2 {
 			go func() { stopped <- stop() }()
 		}
-		if got := ends(client, each, "x", 10*time.Second); got[nil] != each {
+		if got := ends(client, each, "x", bustest.Patience); got[nil] != each {
 			t.Fatalf("message %d: its questions ended with %v", i, got)
 		}
 	}
@@ -234,7 +234,7 @@ func TestTogetherThroughAnOutage(t *testing.T) {
 	if err := p.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ends(client, 32, "", 10*time.Second)[nil] != 32; {
+	for deadline := time.Now().Add(bustest.Patience); ends(client, 32, "", 10*time.Second)[nil] != 32; {
 		if time.Now().After(deadline) {
 			t.Fatal("questions are not answered after the outage")
 		}

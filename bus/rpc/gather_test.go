@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/rpc"
 )
 
@@ -28,7 +29,7 @@ func askTogether(c rpc.Gatherer, bodies map[string][]string) map[string]string {
 			if len(of) > 20 {
 				of = of[:20]
 			}
-			questions = append(questions, rpc.Question{Subject: subject, Body: []byte(body), Timeout: 10 * time.Second, Done: func(b []byte, err error) {
+			questions = append(questions, rpc.Question{Subject: subject, Body: []byte(body), Timeout: bustest.Patience, Done: func(b []byte, err error) {
 				is := string(b)
 				switch {
 				case errors.Is(err, rpc.ErrNoServer):
@@ -114,7 +115,7 @@ func TestAskTogether(t *testing.T) {
 	if stop, err = server.Serve(service); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); together.Load() == 0; {
+	for deadline := time.Now().Add(bustest.Patience); together.Load() == 0; {
 		check("served", want)
 		if time.Now().After(deadline) {
 			t.Fatal("questions never came together")

@@ -134,7 +134,7 @@ func TestBrokerComesLater(t *testing.T) {
 	if err := n.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(bustest.Patience); ; {
 		reply := make(chan string, 1)
 		c.Ask("late", nil, time.Second, func(b []byte, err error) {
 			if err != nil {
@@ -176,7 +176,7 @@ func TestSaysWhereItIs(t *testing.T) {
 		}
 		select {
 		case <-out.seen:
-		case <-time.After(10 * time.Second):
+		case <-time.After(bustest.Patience):
 			t.Errorf("%q is not in the log:\n%s", tt.want, out.text())
 		}
 		if strings.Contains(out.text(), "secret") {
@@ -330,7 +330,7 @@ func TestDiscovery(t *testing.T) {
 
 	get := func(subject string, into any) map[string]any {
 		t.Helper()
-		m, err := plain.Request(subject, nil, 5*time.Second)
+		m, err := plain.Request(subject, nil, bustest.Patience)
 		if err != nil {
 			t.Fatalf("%s: %v", subject, err)
 		}
@@ -370,7 +370,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 
-	if _, err := plain.Request("d.1", []byte("x"), 5*time.Second); err != nil {
+	if _, err := plain.Request("d.1", []byte("x"), bustest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	var ping micro.Ping
@@ -393,7 +393,7 @@ func TestDiscovery(t *testing.T) {
 	if err := stops[1](); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plain.Request("$SRV.PING.parley-dispatch", nil, time.Second); err != nats.ErrNoResponders {
+	if _, err := plain.Request("$SRV.PING.parley-dispatch", nil, bustest.Patience); err != nats.ErrNoResponders {
 		t.Errorf("ping after the last endpoint was stopped: %v, want no responders", err)
 	}
 	if err := reference.Stop(); err != nil {
@@ -414,7 +414,7 @@ func TestWithoutBundles(t *testing.T) {
 	if _, err := c.Serve(rpc.Service{Name: "s", Version: "1.0.0", Endpoints: []rpc.Endpoint{{Name: "e", Subject: "new", Handler: echo}}}); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := old.Request("new", []byte("hello"), 10*time.Second); err != nil || string(m.Data) != "hello" {
+	if m, err := old.Request("new", []byte("hello"), bustest.Patience); err != nil || string(m.Data) != "hello" {
 		t.Errorf("the old asker got %v, %v", m, err)
 	}
 	if _, err := old.Subscribe("old", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
@@ -424,7 +424,7 @@ func TestWithoutBundles(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(chan string, 1)
-	c.Ask("old", []byte("hello"), 10*time.Second, func(b []byte, err error) { got <- fmt.Sprint(string(b), err) })
+	c.Ask("old", []byte("hello"), bustest.Patience, func(b []byte, err error) { got <- fmt.Sprint(string(b), err) })
 	if got := <-got; got != "hello<nil>" {
 		t.Errorf("the old server's answer arrived as %s", got)
 	}
@@ -443,7 +443,7 @@ func TestAnswersBeforeClose(t *testing.T) {
 	}
 	got := make(chan error, asked)
 	for range asked {
-		client.Ask("e", nil, 10*time.Second, func(_ []byte, err error) { got <- err })
+		client.Ask("e", nil, bustest.Patience, func(_ []byte, err error) { got <- err })
 	}
 	for range asked {
 		(<-requests).Answer(nil)
