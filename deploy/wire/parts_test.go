@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/fx"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
@@ -37,7 +38,7 @@ type parts struct {
 func newParts(t *testing.T, prefix string) *parts {
 	const partitions = 2
 	names := contracts.Names{Prefix: prefix}
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	log := slog.New(slog.NewTextHandler(bustest.Output(t), nil))
 	kafka, err := embedded.StartKafka(embedded.KafkaConfig{Partitions: partitions, Names: names})
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +88,9 @@ func (p *parts) start(graph fx.Option) {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() {
-		if err := wire.Stop(app); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), bustest.Patience)
+		defer cancel()
+		if err := app.Stop(ctx); err != nil {
 			p.t.Error(err)
 		}
 	})
@@ -97,12 +100,12 @@ func (p *parts) start(graph fx.Option) {
 func (p *parts) ask(op contracts.Op, object string) contracts.Answer {
 	p.t.Helper()
 	ada := contracts.Person{ID: "ada", Name: "Ada"}
-	body, err := contracts.Marshal(&contracts.Command{Op: op, Node: "e", User: &ada, LeftMS: 5000, Room: "lobby", Body: json.RawMessage(object)})
+	body, err := contracts.Marshal(&contracts.Command{Op: op, Node: "e", User: &ada, LeftMS: 2 * bustest.Patience.Milliseconds(), Room: "lobby", Body: json.RawMessage(object)})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	got := make(chan contracts.Answer, 1)
-	p.edge.Ask(p.settings.Names.Work(op, p.partition), body, 10*time.Second, func(reply []byte, err error) {
+	p.edge.Ask(p.settings.Names.Work(op, p.partition), body, 2*bustest.Patience, func(reply []byte, err error) {
 		var a contracts.Answer
 		if err == nil {
 			err = contracts.DecodeAnswer(reply, &a)
@@ -115,18 +118,18 @@ func (p *parts) ask(op contracts.Op, object string) contracts.Answer {
 	return <-got
 }
 
-// until calls done again and again, for a minute at the most.
+// until calls done again and again.
 func (p *parts) until(what string, done func() bool) {
 	p.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(p.t.Context(), bustest.Patience)
 	defer cancel()
 	for !done() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			p.t.Fatalf("%s: not within a minute", what)
+			p.t.Fatalf("%s: not within %s", what, bustest.Patience)
 		}
 	}
 }
@@ -152,7 +155,7 @@ func keeping(records int64, change func(*sink.Config)) fx.Option {
 	})
 }
 
-var worker = workers.Config{Node: "w", Secret: []byte(strings.Repeat("x", 32))}
+var worker = workers.Config{Node: "w", Secret: []byte(strings.Repeat("x", 32)), Deadline: bustest.Patience}
 
 // TestLogFills stops the persister until the log is at its limit: sends are refused and all else goes on, until a persister is
 // back and has trimmed the log. What was acked is stored, once and in order, and what was refused is not.
@@ -188,12 +191,17 @@ func TestLogFills(t *testing.T) {
 			t.Fatal("a send at the limit was taken")
 		}
 	}
-	var page contracts.HistoryOK
-	if a := p.ask(contracts.OpHistory, `{"limit":1}`); a.Err != nil {
-		t.Errorf("history at the limit: %v", a.Err)
-	} else if err := json.Unmarshal(a.OK, &page); err != nil || int(page.Head) != full {
-		t.Errorf("history at the limit has head %d of %d, %v", page.Head, full, err)
-	}
+	p.until("history at the limit has what was acked", func() bool {
+		var page contracts.HistoryOK
+		a := p.ask(contracts.OpHistory, `{"limit":1}`)
+		if a.Err != nil {
+			t.Fatalf("history at the limit: %v", a.Err)
+		}
+		if err := json.Unmarshal(a.OK, &page); err != nil || int(page.Head) > full {
+			t.Fatalf("history at the limit has head %d of %d, %v", page.Head, full, err)
+		}
+		return int(page.Head) == full
+	})
 
 	p.start(wire.Persist(p.settings, "p", keeping(keep, nil)))
 	p.until("sends are taken again", func() bool { return send() == nil })

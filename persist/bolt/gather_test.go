@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/persist/bolt"
 	"github.com/parley-chat/parley/persist/store/storetest"
@@ -25,7 +26,7 @@ func expectWaiting(t *testing.T, s *bolt.Store, n int) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); s.Waiting() < n; <-tick.C {
+	for end := time.Now().Add(bustest.Patience); s.Waiting() < n; <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("%d wait, not %d", s.Waiting(), n)
 		}
@@ -86,7 +87,7 @@ func TestMembershipWaitsAQuarter(t *testing.T) {
 	}
 	s.CommittedAt(time.Now().Add(-2 * time.Hour))
 	before := transactions(t, s)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a membership that waits for the append is written then
+	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience) // a membership that waits for the append is written then
 	defer cancel()
 	var running sync.WaitGroup
 	defer running.Wait()

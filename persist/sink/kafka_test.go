@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"testing"
-	"time"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -19,7 +19,7 @@ import (
 // TestOnKafka runs two persisters in one group on the embedded broker: the second takes partitions over while records
 // come, then the first leaves, and every record is stored once.
 func TestOnKafka(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*bustest.Patience)
 	defer cancel()
 	quiet := slog.New(slog.DiscardHandler)
 	broker, err := embedded.StartKafka(embedded.KafkaConfig{Partitions: partitions})

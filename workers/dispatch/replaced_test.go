@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
@@ -31,7 +32,7 @@ func TestTopicReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(k.Close)
-			replaceTopic(t, journal.Config{Brokers: k.Addrs()}, records)
+			replaceTopic(t, journal.Config{Brokers: k.Addrs(), SessionTimeout: 2 * time.Second}, records) // the persister waits for a session's end
 		})
 		t.Run(name+", Kafka", func(t *testing.T) {
 			brokers := os.Getenv(brokersEnv)
@@ -112,7 +113,7 @@ func replaceTopic(t *testing.T, kafka journal.Config, records int) {
 		}
 	}
 	s.await("the head", func() bool {
-		r := s.ask(id, contracts.Question{Heads: []contracts.RoomID{room}, LeftMS: 2000})
+		r := s.ask(id, contracts.Question{Heads: []contracts.RoomID{room}, LeftMS: bustest.Patience.Milliseconds()})
 		return r.Err == nil && r.Epoch == 2 && r.Heads[0].Seq == page[len(page)-1].Seq
 	})
 }
