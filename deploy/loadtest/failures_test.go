@@ -128,7 +128,7 @@ func TestFullServerIsNamed(t *testing.T) {
 	s := newLiar()
 	s.full = 8
 	c := small()
-	c.URLs, c.RampTimeout = []string{s.listen(t)}, time.Second
+	c.URLs, c.RampTimeout = []string{s.listen(t)}, 5*time.Second
 	r := run(t, c)
 	if r.Connections.Listening != 7 || r.ExitCode() != loadtest.ExitPartial { // one was the probe
 		t.Errorf("%d connections, exit code %d", r.Connections.Listening, r.ExitCode())

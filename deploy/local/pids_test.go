@@ -18,7 +18,7 @@ import (
 // bystander starts a process of somebody else's.
 func bystander(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("sleep", "600") // longer than any wait
 	setGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -67,7 +67,7 @@ func TestDownStopsWhatIsListed(t *testing.T) {
 	}
 	select {
 	case <-gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the process still runs")
 	}
 	if !strings.Contains(out.String(), "nats") {

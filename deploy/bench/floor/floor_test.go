@@ -35,7 +35,7 @@ func TestDelivers(t *testing.T) {
 				urls = append(urls, serve(t, floor.Config{Batched: c.batched, First: urls[0]}))
 			}
 			r, err := loadtest.Run(t.Context(), loadtest.Config{
-				URLs: urls, Rooms: 4, Members: 10, Senders: 2, Rate: loadtest.RateMax, Warmup: 100 * time.Millisecond, Duration: 400 * time.Millisecond,
+				URLs: urls, Rooms: 4, Members: 10, Senders: 2, Rate: loadtest.RateMax, Warmup: 100 * time.Millisecond, Duration: 400 * time.Millisecond, Drain: time.Minute,
 			}, io.Discard)
 			if err != nil {
 				t.Fatal(err)

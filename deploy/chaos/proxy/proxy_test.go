@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+// patience is how long tests wait for what must come. It is long because nobody who passes waits for it.
+const patience = time.Minute
 
 // world is a server behind a proxy.
 type world struct {
