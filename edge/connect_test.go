@@ -26,7 +26,7 @@ func TestConnectComesFirst(t *testing.T) {
 
 func TestRequestsWaitForConnect(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable)
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.Ping = 0 })
 		w.worker.script(contracts.OpConnect, nil)
 		w.worker.script(contracts.OpSend, func(q *asked) { q.ok(`{"key":"k"}`) })
 		c := w.open()

@@ -7,7 +7,6 @@ import (
 	"net"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // Raw is one side of a take-over that a test plays.
@@ -77,7 +76,7 @@ func (r *Raw) Send(kind byte, body string, sockets ...syscall.Conn) {
 
 // Expect receives a message of one kind and drops its descriptors.
 func (r *Raw) Expect(kind byte) (body string) {
-	got, b, fds, err := r.l.receive(10 * time.Second)
+	got, b, fds, err := r.l.receive(Patience)
 	closeAllRaw(fds)
 	if err != nil || got != kind {
 		r.t.Errorf("got %q %s, %v instead of message %q", got, b, err, kind)
@@ -87,7 +86,7 @@ func (r *Raw) Expect(kind byte) (body string) {
 
 // Got reports whether a message of that kind comes next.
 func (r *Raw) Got(kind byte) bool {
-	got, _, fds, err := r.l.receive(10 * time.Second)
+	got, _, fds, err := r.l.receive(Patience)
 	closeAllRaw(fds)
 	return err == nil && got == kind
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/parley-chat/parley/contracts"
 )
 
+// Patience is how long tests wait for what must come.
+const Patience = time.Minute
+
 // Bench is a loop without sockets, driven by who calls it: what is written to its members is counted and thrown away.
 type Bench struct {
 	srv  *Server

@@ -84,17 +84,13 @@ func TestBadFrames(t *testing.T) {
 func TestHangUp(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
 		w := newWorld(t, portable)
-		// What is sent and the end of input arrive at once: both are seen, long before any timer.
+		// What is sent and the end of input arrive at once: both are seen, without any timer.
 		for range 20 {
 			c := w.connected()
 			_, _ = c.nc.Write(text(`{"op":"ping"}`))
 			_ = c.nc.Close()
 		}
-		begin := time.Now()
 		until(t, "the ends", func() bool { return w.server.Connections() == 0 })
-		if d := time.Since(begin); d > 5*time.Second {
-			t.Errorf("ends were seen after %s", d)
-		}
 	})
 }
 
@@ -134,7 +130,7 @@ func TestHalfMessage(t *testing.T) {
 
 func TestCloseUnanswered(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable)
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.CloseTime = 0 })
 		c := w.connected()
 		c.write(frame(0x82, nil))
 		if m := c.get(); m.closing != contracts.CloseUnsupported {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
-	"github.com/parley-chat/parley/edge"
 )
 
 // entries answers a repair with the entries from … to.
@@ -97,7 +96,7 @@ func TestRepairPages(t *testing.T) {
 
 func TestRepairGivesUp(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.AskTime = patience })
+		w := newWorld(t, portable)
 		w.worker.script(contracts.OpRepair, func(q *asked) { q.answer(rpc.ErrNoServer) })
 		c := w.connected()
 		c.joined(w, lobby, 10)

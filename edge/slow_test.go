@@ -74,7 +74,7 @@ const onePiece = 32 << 10
 // TestStalledReader takes nothing for a while: it is closed, and the close frame follows a whole frame.
 func TestStalledReader(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
-		w := newWorld(t, portable, narrow, func(c *edge.Config, _ *edge.Deps) { c.Stall, c.CloseTime = time.Second, time.Minute })
+		w := newWorld(t, portable, narrow, func(c *edge.Config, _ *edge.Deps) { c.Stall = time.Second })
 		slow, quick := w.connected(), w.connected()
 		slow.joined(w, lobby, 0)
 		quick.joined(w, lobby, 0)

@@ -15,8 +15,11 @@ import (
 	"github.com/parley-chat/parley/edge"
 )
 
-// patience bounds every wait for something that must come.
-const patience = 10 * time.Second
+// patience bounds every wait for something that must come. It is long because nobody who passes waits for it.
+const patience = edge.Patience
+
+// ages is for what must not run out of time, however busy the machine is.
+const ages = time.Hour
 
 // transports runs a test on both kinds of sockets.
 func transports(t *testing.T, test func(t *testing.T, portable bool)) {
@@ -46,11 +49,15 @@ func newWorld(t testing.TB, portable bool, change ...func(*edge.Config, *edge.De
 	return w
 }
 
-// build makes an edge that is not started yet.
+// build makes an edge that is not started yet. It gives everything its time, unless change says how much: a time of 0 is the
+// edge's own.
 func build(t testing.TB, node contracts.NodeID, portable bool, change ...func(*edge.Config, *edge.Deps)) *world {
 	t.Helper()
 	w := &world{t: t, worker: newWorker(), ear: &ear{lanes: make(map[contracts.Lane]bool)}, registry: prometheus.NewRegistry()}
-	cfg := edge.Config{Node: node, Partitions: 8, Listen: "127.0.0.1:0", Loops: 2, Portable: portable}
+	cfg := edge.Config{
+		Node: node, Partitions: 8, Listen: "127.0.0.1:0", Loops: 2, Portable: portable,
+		Ping: ages, HeadTime: ages, ConnectTime: ages, FrameTime: ages, CloseTime: ages, AskTime: ages,
+	}
 	deps := edge.Deps{
 		Ask: w.worker,
 		Hear: func(r fanout.Receiver) fanout.Subscriber {
