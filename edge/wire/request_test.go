@@ -249,28 +249,6 @@ func TestCheckUpgrade(t *testing.T) {
 	}
 }
 
-func TestIsUpgrade(t *testing.T) {
-	for input, want := range map[string]bool{
-		goodHead:                                                  true,
-		with("/v1/ws", "/"):                                       true,
-		with("GET", "POST"):                                       true,
-		with("Upgrade: websocket\r\n", ""):                        true,
-		head("GET /v1/me HTTP/1.1", "Host: a"):                    false,
-		head("POST /v1/ws HTTP/1.1", "Host: a"):                   false,
-		head("GET / HTTP/1.1", "Host: a", "Upgrade: h2c"):         false,
-		head("GET / HTTP/1.1", "Host: a", "Upgrade: xwebsocket"):  false,
-		head("GET / HTTP/1.1", "Host: a", "Upgrade: a,WEBSOCKET"): true,
-	} {
-		req, _, err := wire.ParseRequest([]byte(input))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := req.IsUpgrade(); got != want {
-			t.Errorf("%q: %v, want %v", input, got, want)
-		}
-	}
-}
-
 // TestAppendSwitching uses the key and the answer of RFC 6455 section 1.3.
 func TestAppendSwitching(t *testing.T) {
 	const accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -344,7 +322,7 @@ func FuzzParseRequest(f *testing.F) {
 			t.Fatalf("what stands behind the head changes it: %d, %v\n%s", m, herr, diff)
 		}
 		if herr := req.CheckUpgrade(nil); herr == nil {
-			if req.Method != http.MethodGet || !req.IsUpgrade() {
+			if req.Method != http.MethodGet || req.Path != wire.Path {
 				t.Fatalf("allowed: %+v", req)
 			}
 			if answer := wire.AppendSwitching(nil, &req); len(answer) > 256 || bytes.Count(answer, []byte("\r\n\r\n")) != 1 {

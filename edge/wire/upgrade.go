@@ -19,12 +19,6 @@ const acceptGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 // keyLen is the length of a Sec-WebSocket-Key: 16 bytes in base64.
 const keyLen = 24
 
-// IsUpgrade reports whether the request wants a WebSocket, in due form or not: it names websocket in Upgrade, or asks
-// for Path with GET. CheckUpgrade says whether it may have one.
-func (r *Request) IsUpgrade() bool {
-	return r.hasToken("Upgrade", "websocket") || r.Path == Path && r.Method == http.MethodGet
-}
-
 // CheckUpgrade reports why the request gets no WebSocket (RFC 6455 section 4.2.1), or nil. A request without an
 // Origin is allowed, for it does not come from a browser; one with an Origin must have that of the host it was sent to, in http
 // or https (who ends TLS in front of us tells nothing of it), or one of allowedOrigins ("https://chat.example:8443").
