@@ -138,14 +138,6 @@ func (s *Store) Prepare(ctx context.Context, partitions int) error {
 	})
 }
 
-// Ping reports whether the file is open.
-func (s *Store) Ping(context.Context) error {
-	return s.db.View(func(*bbolt.Tx) error { return nil })
-}
-
-// Kind is "bbolt".
-func (s *Store) Kind() string { return "bbolt" }
-
 // Close waits for the transactions under way and closes the file.
 func (s *Store) Close() error { return s.db.Close() }
 

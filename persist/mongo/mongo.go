@@ -60,7 +60,7 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// Open makes a store that connects in the background: whether the server answers is Ping's to tell. It fails where
+// Open makes a store that connects in the background: whether the server answers is Prepare's to tell. It fails where
 // the URI is wrong.
 func Open(_ context.Context, cfg Config) (*Store, error) {
 	uri, err := connstring.ParseAndValidate(cfg.URI)
@@ -155,12 +155,6 @@ func (s *Store) checkClaim(ctx context.Context, partitions int) (claimed bool, _
 	}
 	return true, nil
 }
-
-// Ping asks the primary for a sign of life.
-func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx, readpref.Primary()) }
-
-// Kind is "MongoDB".
-func (s *Store) Kind() string { return "MongoDB" }
 
 // Close ends the connections, waiting at most five seconds for operations under way.
 func (s *Store) Close() error {

@@ -120,9 +120,5 @@ type Store interface {
 	Rooms
 	// Prepare creates what the store needs (indexes, buckets) and claims it for a log of so many partitions, or gives ErrPartitions.
 	Prepare(ctx context.Context, partitions int) error
-	// Ping reports whether the store answers.
-	Ping(ctx context.Context) error
-	// Kind names the adapter: "bbolt", "MongoDB".
-	Kind() string
 	Close() error
 }
