@@ -14,7 +14,7 @@ import (
 // where Up keeps everything running, a Host lets each process be stopped and started again.
 type Host struct {
 	r      *runner
-	secret string
+	secret string // signs guests' tokens
 }
 
 // NewHost claims o.Data. Of the options it heeds Dir, Data, Binary, Mongo, MongoHeap, Out and Color. Close must be called, from whatever
@@ -40,9 +40,6 @@ func NewHost(o UpOptions) (*Host, error) {
 
 // Close stops every process that still runs: the roles, then the servers.
 func (h *Host) Close() error { return h.r.close() }
-
-// Secret signs guests' tokens.
-func (h *Host) Secret() string { return h.secret }
 
 // Ports returns n free ports.
 func (h *Host) Ports(n int) ([]int, error) {

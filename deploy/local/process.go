@@ -25,9 +25,6 @@ type Process struct {
 	child *child
 }
 
-// Name is the process's: edge-1, kafka.
-func (p *Process) Name() string { return p.spec.name }
-
 // Start starts the process and returns once it answers.
 func (p *Process) Start(ctx context.Context) error {
 	if err := p.Launch(); err != nil {
@@ -63,9 +60,6 @@ func (p *Process) Await(ctx context.Context) error {
 	}
 	return p.r.ready(ctx, c, p.within, p.ask)
 }
-
-// Ask asks the process once whether it is ready; the error is what it says is missing.
-func (p *Process) Ask(ctx context.Context) error { return p.ask(ctx) }
 
 // Signal signals the process and what it started. It fails with ErrNotRunning where there is none.
 func (p *Process) Signal(sig syscall.Signal) error {

@@ -33,8 +33,6 @@ type Config struct {
 	Listen string
 	// Listener is used instead where it is not nil. It is open; the Server closes it.
 	Listener net.Listener
-	// Facts are shown by /readyz?verbose and /debug/status, such as the durability class.
-	Facts map[string]string
 }
 
 // Server is the second listener. It is safe for concurrent use.
@@ -58,9 +56,6 @@ func New(cfg Config, log *slog.Logger) *Server {
 		cfg.Listen = "127.0.0.1:9100"
 	}
 	s := &Server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), started: time.Now(), facts: map[string]string{}, tells: map[string]func() string{}}
-	for k, v := range cfg.Facts {
-		s.facts[k] = v
-	}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
@@ -86,7 +81,7 @@ func (s *Server) Add(c Check) {
 	s.checks = append(s.checks, c)
 }
 
-// Fact adds or changes a fact.
+// Fact adds or changes a fact, such as the durability class: /readyz?verbose and /debug/status show it.
 func (s *Server) Fact(name, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

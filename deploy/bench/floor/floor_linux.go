@@ -18,7 +18,7 @@ import (
 
 // Config says how to broadcast.
 type Config struct {
-	// Listen is the IPv4 address and port. Defaults to 127.0.0.1:8081.
+	// Listen is the IPv4 address and port; port 0 is a free one. Required.
 	Listen string
 	// Batched writes once per connection what one round of the loop has for it, instead of once per message.
 	Batched bool
@@ -55,9 +55,6 @@ type room struct {
 
 // Serve broadcasts until ctx ends. ready is called with the address once connections are taken.
 func Serve(ctx context.Context, cfg Config, ready func(addr string)) error {
-	if cfg.Listen == "" {
-		cfg.Listen = "127.0.0.1:8081"
-	}
 	s := &server{cfg: cfg, rooms: map[string]*room{}, buf: make([]byte, 256<<10)}
 	addr, err := s.open()
 	if err != nil {

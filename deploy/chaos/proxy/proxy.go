@@ -65,8 +65,6 @@ type Proxy struct {
 	now    atomic.Pointer[state]
 	trip   atomic.Pointer[func([]byte) bool]
 	editor atomic.Pointer[func() Editor]
-	bytes  [2]atomic.Int64
-	opened atomic.Int64
 
 	mu    sync.Mutex // guards conns, changes of now, and closed
 	conns map[*conn]struct{}
@@ -161,20 +159,6 @@ func (p *Proxy) each(which func(*conn) bool, do func(*conn)) int {
 	return len(found)
 }
 
-// Stats is what has gone through a proxy.
-type Stats struct {
-	Open, Opened int   // connections now, and ever
-	Up, Down     int64 // bytes
-}
-
-// Stats returns the counters.
-func (p *Proxy) Stats() Stats {
-	p.mu.Lock()
-	open := len(p.conns)
-	p.mu.Unlock()
-	return Stats{Open: open, Opened: int(p.opened.Load()), Up: p.bytes[Up].Load(), Down: p.bytes[Down].Load()}
-}
-
 // Close stops listening, resets what is open and waits for it.
 func (p *Proxy) Close() error {
 	p.cancel()
@@ -201,7 +185,6 @@ func (p *Proxy) accept() {
 			}
 			continue
 		}
-		p.opened.Add(1)
 		c := &conn{}
 		c.ends[Up] = in.(*net.TCPConn)
 		c.ctx, c.cancel = context.WithCancel(p.ctx)
@@ -300,7 +283,6 @@ func (p *Proxy) pump(c *conn, d Direction, from, to *net.TCPConn) {
 				c.reset()
 				return
 			}
-			p.bytes[d].Add(int64(n))
 		}
 		if errors.Is(err, io.EOF) {
 			if p.wait(c, d, 0) {
