@@ -90,6 +90,12 @@ type Config struct {
 	Predecessor *Predecessor
 }
 
+// WithDefaults returns c with the default in place of each zero, as New takes it: some depend on the machine.
+func (c Config) WithDefaults() Config {
+	c.setDefaults()
+	return c
+}
+
 func (c *Config) setDefaults() {
 	set := func(v *int, def int) {
 		if *v == 0 {

@@ -46,6 +46,14 @@ func (c *clients) config(node contracts.NodeID, limits bool) edge.Config {
 	return cfg
 }
 
+// computed are the values, by flag, of those settings that an edge works out where they are not given.
+func (c *clients) computed() map[string]string {
+	cfg := c.config("", false).WithDefaults()
+	return map[string]string{
+		"max-connections": fmt.Sprint(cfg.MaxConnections), "outbound-total": fmt.Sprint(cfg.OutboundTotal), "stall": cfg.Stall.String(),
+	}
+}
+
 type edgeCmd struct {
 	brokers  `embed:""`
 	process  `embed:""`
