@@ -189,7 +189,7 @@ type persistCmd struct {
 	process   `embed:""`
 	retention `embed:""`
 
-	AcceptLoss bool `name:"accept-loss" env:"PERSIST_ACCEPT_LOSS" help:"Go on, in a new epoch, where somebody deleted records of the log that were not stored. Without it such a partition stands still until a person has looked."`
+	AcceptLoss bool `name:"accept-loss" env:"PARLEY_ACCEPT_LOSS" help:"Go on, in a new epoch, where somebody deleted records of the log that were not stored. Without it such a partition stands still until a person has looked."`
 }
 
 // Validate is called by the command line's parser.
