@@ -12,11 +12,12 @@ import (
 	"strings"
 )
 
-// What a connection costs and what a burst of connections needs. The figures are those of deploy/README.md.
+// What a connection costs and what a burst of connections needs. The costs are those of deploy/CAPACITY.md, an edge's
+// and the load tester's rounded up to what they have just after a storm of connects.
 const (
 	edgePerConn   = 1 << 10 // bytes of an edge per connection that is logged in and in a room
 	loadPerConn   = 1 << 10 // bytes of the load tester per connection
-	kernelPerConn = 4250    // bytes of the kernel per end of an idle connection: 4.15 KiB
+	kernelPerConn = 5170    // bytes of the kernel per end of an idle connection: 5.05 KiB
 	spareFiles    = 256     // descriptors that a process needs for itself
 	spareSystem   = 10_000  // descriptors of everything else on the machine
 	returning     = 4096    // connections that may wait to be accepted when all clients return at once

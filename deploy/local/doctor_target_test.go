@@ -69,7 +69,7 @@ func TestTarget(t *testing.T) {
 		"more for both ends":   {files: map[string]string{"proc/sys/fs/file-max": "1500000"}, o: TargetOptions{BothEnds: true}, short: []string{"fs.file-max"}, fix: "sysctl -w fs.file-max=2010000"},
 		"a low ceiling":        {files: map[string]string{"proc/sys/fs/nr_open": "65536", "proc/self/limits": limits("65536")}, short: []string{"fs.nr_open", "ulimit -n"}},
 		"few watches":          {files: map[string]string{"proc/sys/fs/epoll/max_user_watches": "900000"}, short: []string{"fs.epoll.max_user_watches"}, fix: "sysctl -w fs.epoll.max_user_watches=1010000"},
-		"little memory":        {files: map[string]string{"proc/meminfo": "MemAvailable: 4000000 kB\n"}, short: []string{"memory available"}, fix: "another machine beside this one: 6"},
+		"little memory":        {files: map[string]string{"proc/meminfo": "MemAvailable: 4000000 kB\n"}, short: []string{"memory available"}, fix: "another machine beside this one: 5"},
 		"memory for one end":   {files: map[string]string{"proc/meminfo": "MemAvailable: 10000000 kB\n"}},
 		"not for both":         {files: map[string]string{"proc/meminfo": "MemAvailable: 10000000 kB\n"}, o: TargetOptions{BothEnds: true}, short: []string{"memory available"}},
 		"huge pages":           {files: map[string]string{"sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never"}, short: []string{"transparent hugepages"}, fix: "echo madvise"},
