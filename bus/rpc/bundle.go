@@ -18,7 +18,7 @@ import (
 //	uvarint 2 × number, uvarint length, answer
 //
 // where 2 × number + 1 says that the server which got the question with others does not serve it.
-// A server of before answers each on its own subject, and so are askers of before, whose numbers have no mark.
+// An older server answers each on its own subject; so is an older asker answered, whose numbers have no mark.
 const (
 	bundleMark  = "-"
 	bundleBytes = 32 << 10 // from which on a bundle is sent at once, or half of the broker's limit if that is less

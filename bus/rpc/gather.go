@@ -18,7 +18,7 @@ import (
 //	uvarint number, uvarint length, subject, uvarint length, question
 //
 // each of which is served and answered as if it had come alone. An empty one is answered at once: that is how an asker
-// finds out whether anybody takes such messages. Servers of before do not, and get each question alone.
+// finds out whether anybody takes such messages. Older servers do not, and get each question alone.
 const (
 	gatherMark  = "="
 	gatherMost  = 32       // questions in one message, as a whole message goes to one server
@@ -170,7 +170,7 @@ func (n *NATS) gathers(to string, g *gathering) bool {
 	return served
 }
 
-// ungathered has the questions of a message that nobody took asked alone, for servers of before; token is the end of its
+// ungathered has the questions of a message that nobody took asked alone, for older servers; token is the end of its
 // reply subject.
 func (n *NATS) ungathered(token string) {
 	from, count, _ := strings.Cut(token, bundleMark)

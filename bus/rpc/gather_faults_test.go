@@ -76,7 +76,7 @@ func ends(c rpc.Gatherer, n int, body string, timeout time.Duration) map[error]i
 
 func echo(r rpc.Request) { r.Answer(r.Body) }
 
-// A message that nobody takes any more has its questions asked alone: a server of before has them.
+// A message that nobody takes any more has its questions asked alone: an older server takes them.
 func TestTogetherThenAlone(t *testing.T) {
 	n := broker(t)
 	client := connect(t, rpc.Config{InProcess: n})
