@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&s.path.Records, "records", 300_000, "messages that catch-up and catch-up-live find in the log")
 	flags.IntVar(&s.path.Entries, "entries", 1_000_000, "entries that the store of history holds")
 	flags.IntVar(&s.path.Pages, "pages", 4000, "pages of each kind that history reads")
-	flags.IntVar(&s.crowd.connections, "crowd", 0, "instead of comparing: hold so many connections on as many edges as the descriptor limit needs")
+	flags.IntVar(&s.crowd.connections, "crowd", 0, "instead of comparing: hold so many connections, one edge for every 17,800 of them")
 	flags.IntVar(&s.crowd.members, "members", 100, "with -crowd: connections per room")
 	flags.IntVar(&s.crowd.meet, "meet", 4, "with -crowd: edges on which the members of a room meet")
 	flags.IntVar(&s.crowd.active, "active", 50, "with -crowd: rooms that talk")

@@ -15,8 +15,8 @@ import (
 	"github.com/parley-chat/parley/deploy/loadtest"
 )
 
-// perEdge is how many connections one edge of a crowd holds: an edge takes nine tenths of the descriptors, here 20,000,
-// and has some of its own.
+// perEdge is how many connections one edge of a crowd holds: an edge takes nine tenths of its descriptors, of which 20,000 are
+// a common limit, and has some of its own.
 const perEdge = 17_800
 
 // crowdPing is the interval of pings. At the default a million connections are pinged 40,000 times a second, which costs
@@ -27,7 +27,7 @@ const crowdPing = 2 * time.Minute
 // each would wake helpers that find nothing to do.
 var single = []string{"env", "GOMAXPROCS=1"}
 
-// crowd is as many connections as the machine takes, on as many edges as the descriptor limit asks for, while some rooms
+// crowd is as many connections as the machine takes, on one edge for every perEdge of them, while some rooms
 // talk. The rest of Parley is one process beside the edges.
 type crowd struct {
 	connections, members, meet int

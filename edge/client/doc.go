@@ -1,5 +1,5 @@
 // Package client speaks the public protocol, version 1, to any server that has it. It knows nothing of Parley beyond
-// contracts and edge/wire, so what it measures and asserts is what a stranger would see.
+// contracts, so what it measures and asserts is what a stranger would see.
 //
 // A Client keeps one connection alive: it connects again as the close codes tell it to, joins its rooms again from
 // where it was, and sends what has no answer yet again under the same keys.
