@@ -31,7 +31,7 @@ func NewHost(o UpOptions) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, err := keepSecret(filepath.Join(o.Data, "secret"))
+	secret, err := KeepSecret(filepath.Join(o.Data, "secret"))
 	if err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -118,7 +118,7 @@ func (h *Host) Role(name, command string, ops int, env []string) *Process {
 				"PARLEY_SECRET=" + h.secret, "PARLEY_NODE=" + name, "PARLEY_OPS=" + at.addr(), "PARLEY_LOG_FORMAT=text", "PARLEY_LIMITS=false",
 			}, env...),
 		},
-		ask: func(ctx context.Context) error { return askReady(ctx, at) },
+		ask: func(ctx context.Context) error { return AskReady(ctx, at.addr()) },
 	}, nil)
 	return p
 }

@@ -77,7 +77,7 @@ func (rl *role) env(a addresses, secret string, more []string) []string {
 
 // startRoles starts the roles side by side, waits until each is ready, and prints where they are reached.
 func (r *runner) startRoles(ctx context.Context, a addresses) error {
-	secret, err := keepSecret(filepath.Join(r.opts.Data, "secret"))
+	secret, err := KeepSecret(filepath.Join(r.opts.Data, "secret"))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (r *runner) startRoles(ctx context.Context, a addresses) error {
 			if err != nil {
 				return err
 			}
-			if err := r.ready(ctx, c, 30*time.Second, func(ctx context.Context) error { return askReady(ctx, rl.ops) }); err != nil {
+			if err := r.ready(ctx, c, 30*time.Second, func(ctx context.Context) error { return AskReady(ctx, rl.ops.addr()) }); err != nil {
 				return err
 			}
 			r.up(c, rl.ops.addr(), "its operators' port")
@@ -114,27 +114,31 @@ func (r *runner) startRoles(ctx context.Context, a addresses) error {
 	return nil
 }
 
-// askReady asks a role whether it is ready; the error is what it says is missing.
-func askReady(ctx context.Context, ops port) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops.addr()+"/readyz", nil)
+// AskReady asks the process with the operators' port at an address whether it is ready. The error is what it says is missing,
+// or that it does not answer.
+func AskReady(ctx context.Context, addr string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask %s: %w", addr, err)
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask %s: %w", addr, err)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	err = errors.Join(err, resp.Body.Close())
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("not ready: %s", strings.Join(strings.Fields(string(body)), " "))
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return fmt.Errorf("ask %s: %w", addr, err)
 	}
-	return err
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", strings.Join(strings.Fields(string(body)), " "))
+	}
+	return nil
 }
 
-// keepSecret returns the installation's secret and makes one the first time. Only the user may read the file.
-func keepSecret(path string) (string, error) {
+// KeepSecret returns the installation's secret, which a file holds, and makes one the first time. Only the user may read the
+// file. It fails where the file has less than a secret needs: that was put there by hand.
+func KeepSecret(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	secret := strings.TrimSpace(string(data))
 	if err == nil && len(secret) < secretBytes {

@@ -187,7 +187,7 @@ func TestNothingStartsWhileStopping(t *testing.T) {
 
 func TestSecretIsMadeOnceForItsUserAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
-	first, err := keepSecret(path)
+	first, err := KeepSecret(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,13 +198,13 @@ func TestSecretIsMadeOnceForItsUserAlone(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file's mode is %v, %v", info.Mode(), err)
 	}
-	if again, err := keepSecret(path); err != nil || again != first {
+	if again, err := KeepSecret(path); err != nil || again != first {
 		t.Errorf("the second time it is %q, %v", again, err)
 	}
 	if err := os.WriteFile(path, []byte("short\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keepSecret(path); err == nil {
+	if _, err := KeepSecret(path); err == nil {
 		t.Error("a secret that is too short was taken")
 	}
 }

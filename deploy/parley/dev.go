@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +22,7 @@ import (
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
+	"github.com/parley-chat/parley/deploy/local"
 	"github.com/parley-chat/parley/deploy/ops"
 	"github.com/parley-chat/parley/deploy/wire"
 	"github.com/parley-chat/parley/edge"
@@ -156,7 +155,7 @@ func (d *dev) open(ctx context.Context) error {
 	}
 	d.later(unlock)
 	if d.Secret == "" {
-		if d.Secret, err = secret(filepath.Join(dir, "secret")); err != nil {
+		if d.Secret, err = local.KeepSecret(filepath.Join(dir, "secret")); err != nil {
 			return err
 		}
 	}
@@ -351,26 +350,6 @@ func survives(class journal.Durability) string {
 		return "process: an acked message survives kill -9, not a power cut (--fsync)"
 	}
 	return "volatile: messages end with the process"
-}
-
-// secret reads the secret kept in a file, or makes one.
-func secret(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err == nil && len(b) >= 32 {
-		return strings.TrimSpace(string(b)), nil
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read the secret: %w", err)
-	}
-	var raw [32]byte
-	if _, err := rand.Read(raw[:]); err != nil {
-		return "", fmt.Errorf("make a secret: %w", err)
-	}
-	made := hex.EncodeToString(raw[:])
-	if err := os.WriteFile(path, []byte(made+"\n"), 0o600); err != nil {
-		return "", fmt.Errorf("keep the secret: %w", err)
-	}
-	return made, nil
 }
 
 // page gives an edge's graph the chat page.

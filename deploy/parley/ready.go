@@ -3,10 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"strings"
 	"time"
+
+	"github.com/parley-chat/parley/deploy/local"
 )
 
 // readyWithin is how long a process may take to say whether it is ready.
@@ -21,23 +20,9 @@ type readyCmd struct {
 func (c *readyCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Ops+"/readyz", nil)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.Ops, err)
+	if err := local.AskReady(ctx, c.Ops); err != nil {
+		return err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.Ops, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.Ops, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", strings.Join(strings.Fields(string(body)), " "))
-	}
-	_, err = fmt.Fprintln(s.out, "ready")
+	_, err := fmt.Fprintln(s.out, "ready")
 	return err
 }
