@@ -91,17 +91,20 @@ function roomFromHash() {
 }
 
 async function listRooms() {
-  const rooms = [];
+  const rooms = new Map(); // one's own first: of the others there may be more than can be shown
   try {
-    for (let after, more = true; more && rooms.length < 300; after = rooms.at(-1)?.room) {
-      const page = await client.request('rooms', { all: true, after });
-      rooms.push(...page.rooms);
-      more = page.more && page.rooms.length > 0;
+    for (const all of [false, true]) {
+      for (let after, more = true; more && rooms.size < 300;) {
+        const page = await client.request('rooms', { all, after });
+        for (const room of page.rooms) if (!rooms.has(room.room)) rooms.set(room.room, room);
+        more = page.more && page.rooms.length > 0;
+        after = page.rooms.at(-1)?.room;
+      }
     }
   } catch {
     return; // the next time will do
   }
-  listed = rooms;
+  listed = [...rooms.values()];
   drawRooms();
 }
 
