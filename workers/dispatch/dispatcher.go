@@ -345,15 +345,18 @@ func (d *Dispatcher) tick() {
 		d.joined = now
 	}
 	d.commitDue = true
+	unstored := int64(0)
 	for _, p := range d.partitions {
 		p.headsDue = true
 		d.advance(p)
+		unstored += max(p.seq.Next()-p.checkpoint, 0)
 	}
 	d.check()
 	d.metrics.partitions.Set(float64(len(d.partitions)))
 	d.metrics.waitingRooms.Set(float64(d.waitingRooms))
 	d.metrics.waitingBytes.Set(float64(d.waitingBytes))
 	d.metrics.ringBytes.Set(float64(d.ring.bytes))
+	d.metrics.unstored.Set(float64(unstored))
 }
 
 // check reads the checkpoints and forgets what they make safe to forget.

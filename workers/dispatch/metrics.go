@@ -26,6 +26,7 @@ type metrics struct {
 	alarms, questions                                    *prometheus.CounterVec
 	hop                                                  prometheus.Histogram
 	partitions, waitingRooms, waitingBytes, ringBytes    prometheus.Gauge
+	unstored                                             prometheus.Gauge
 	all                                                  []prometheus.Collector
 }
 
@@ -73,6 +74,7 @@ func newMetrics() *metrics {
 	m.waitingRooms = gauge("waiting_rooms", "Rooms with records that wait for the store.")
 	m.waitingBytes = gauge("waiting_bytes", "Records that wait for the store, with an allowance for each.")
 	m.ringBytes = gauge("ring_bytes", "Entries' encodings held in memory.")
+	m.unstored = gauge("unstored_records", "Records that the store does not have yet, of the partitions owned; they take memory until it has them.")
 	return m
 }
 
