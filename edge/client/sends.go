@@ -26,6 +26,7 @@ type outbox struct {
 type item struct {
 	key     contracts.Key // made when it is first sent
 	text    string
+	stored  bool // its answer waits until it is stored
 	flying  bool // sent on this connection, not answered
 	refused bool // got a retryable error on this connection
 	gone    bool // nobody waits for it
@@ -42,10 +43,20 @@ type sendResult struct {
 // ctx's error the message may or may not have been accepted; a *contracts.Error means that it was not, unless its code is
 // CodeKeyConflict.
 func (c *Client) Send(ctx context.Context, id contracts.RoomID, text string) (contracts.SendOK, error) {
+	return c.send(ctx, id, &item{text: text})
+}
+
+// SendStored is Send that waits until the message is also in the store, for a few seconds. Where SendOK.State is not "stored" by
+// then, an Event of the kind contracts.EventStored may still tell.
+func (c *Client) SendStored(ctx context.Context, id contracts.RoomID, text string) (contracts.SendOK, error) {
+	return c.send(ctx, id, &item{text: text, stored: true})
+}
+
+func (c *Client) send(ctx context.Context, id contracts.RoomID, it *item) (contracts.SendOK, error) {
 	if _, err := contracts.ParseRoomID(string(id)); err != nil {
 		return contracts.SendOK{}, err
 	}
-	it := &item{text: text, result: make(chan sendResult, 1)}
+	it.result = make(chan sendResult, 1)
 	c.mu.Lock()
 	if err := c.gone(); err != nil {
 		c.mu.Unlock()
@@ -130,6 +141,9 @@ func (c *Client) flush(r *room) {
 		b = append(b, it.key.String()...)
 		b = append(b, `","text":`...)
 		b = contracts.AppendString(b, it.text)
+		if it.stored {
+			b = append(b, `,"ack":"stored"`...)
+		}
 		it.flying = true
 		r.inFlight++
 		s.ask(contracts.OpSend, b, c.cfg.ReplyTimeout, func(ok []byte, err error) { c.sent(s, r, it, ok, err) })

@@ -53,6 +53,33 @@ func TestSend(t *testing.T) {
 	})
 }
 
+// TestSendStored asks for more than Send, in the same order.
+func TestSendStored(t *testing.T) {
+	run(t, func(s *script) {
+		c, p := s.start()
+		first := background(func() (contracts.SendOK, error) { return c.SendStored(s.Context(), "lobby", "a") })
+		synctest.Wait()
+		second := s.send(s.Context(), c, "b")
+		r := p.expectSend("a", "")
+		if r.Ack != "stored" {
+			s.Errorf("asked for the ack %q", r.Ack)
+		}
+		if next := p.expectSend("b", ""); next.Ack != "" {
+			s.Errorf("a plain send asked for the ack %q", next.Ack)
+		} else {
+			p.accepted(next)
+		}
+		if _, err := second(); err != nil {
+			s.Fatal(err)
+		}
+		p.ok(r, `{"key":"`+r.Key+`","time":12,"state":"stored","seq":7}`)
+		if ok, err := first(); err != nil || ok.State != "stored" || ok.Seq != 7 {
+			s.Errorf("%+v, %v", ok, err)
+		}
+		p.stop(c)
+	})
+}
+
 // TestKeyOnServerTime has a server whose clock is ten seconds ahead.
 func TestKeyOnServerTime(t *testing.T) {
 	run(t, func(s *script) {

@@ -109,6 +109,7 @@ type request struct {
 	Room  string
 	Key   string
 	Text  string
+	Ack   string
 	Token string
 	Guest string
 	Since *contracts.Since
