@@ -21,8 +21,7 @@ const (
 	// The impatient wait for a send so long; then the client frees the room by a leave. All others wait until the end.
 	impatience    = 2 * time.Second
 	impatientOf   = 50 // one send in so many
-	storedOf      = 20 // one send in so many waits until it is stored, and is made again after refusedPause at the most
-	refusedPause  = time.Second
+	storedOf      = 20 // one send in so many waits until it is stored
 	mostInABurst  = 6
 	dialPatience  = time.Minute
 	dialsAtOnce   = 20
@@ -194,12 +193,9 @@ func (c *crowd) send(begin, ctx context.Context, u *user, rng *rand.Rand) {
 			}
 			n++
 			text := fmt.Sprintf("%s %d %x", u.name, n, rng.Uint64())
+			send := u.Send
 			if rng.IntN(storedOf) == 0 {
-				under.Go(func() {
-					defer func() { <-u.slots }()
-					c.sendStored(ctx, u, room, text)
-				})
-				continue
+				send = u.SendStored
 			}
 			sendCtx, cancel := ctx, func() {}
 			if rng.IntN(impatientOf) == 0 {
@@ -208,37 +204,10 @@ func (c *crowd) send(begin, ctx context.Context, u *user, rng *rand.Rand) {
 			under.Go(func() {
 				defer cancel()
 				defer func() { <-u.slots }()
-				c.sendOne(sendCtx, u, room, text)
+				_, err := send(sendCtx, room, text)
+				c.judge(u, room, err)
 			})
 		}
-	}
-}
-
-func (c *crowd) sendOne(ctx context.Context, u *user, room contracts.RoomID, text string) {
-	_, err := u.Send(ctx, room, text)
-	c.judge(u, room, err)
-}
-
-// sendStored sends a message that is answered when it is stored, past the library, which has no such sends, and makes it again as that
-// does.
-func (c *crowd) sendStored(ctx context.Context, u *user, room contracts.RoomID, text string) {
-	key, err := contracts.NewKey()
-	if err != nil {
-		c.judge(u, room, err)
-		return
-	}
-	for {
-		_, err := u.Request(ctx, contracts.OpSend, map[string]any{"room": room, "key": key, "text": text, "ack": "stored"})
-		var e *contracts.Error
-		again := errors.Is(err, client.ErrDisconnected) || errors.As(err, &e) && e.Retry
-		if again && wait(ctx, rand.N(refusedPause)) {
-			continue
-		}
-		if again {
-			err = ctx.Err()
-		}
-		c.judge(u, room, err)
-		return
 	}
 }
 

@@ -181,7 +181,8 @@ func (c *Checker) realTime(r *room) {
 
 // pipelines looks, per connection and room, for two accepted messages whose first and whose accepted attempts came in one
 // order and whose seqs in the other. A message that was tried elsewhere before may have an older copy from there; it
-// counts as the earlier of a pair alone.
+// counts as the earlier of a pair alone. Clients make sends again in their order, as the protocol wants: one that does not changes
+// places itself.
 func (c *Checker) pipelines() {
 	at := make([]connRoom, 0, len(c.conns))
 	for id := range c.conns {
