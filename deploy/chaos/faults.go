@@ -46,6 +46,7 @@ type fault struct {
 	length time.Duration
 	how    uint64   // seeds what is chosen inside
 	parts  []string // that no other fault may touch meanwhile
+	calm   bool     // it comes after a time without faults
 
 	// Set when it is begun.
 	w   *world

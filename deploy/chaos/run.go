@@ -171,7 +171,7 @@ func (w *world) run(ctx context.Context, out []*history.Writer, report *Report) 
 		w.storm(ctx, report)
 	} else {
 		faults := plan(w.cfg, w.plant, names)
-		w.say("%d faults of %d kinds in %s", len(faults), len(names), w.cfg.Duration)
+		w.say("up to %d faults of %d kinds in %s", len(faults), len(names), w.cfg.Duration)
 		w.enter("suffering")
 		w.crowd.start(context.WithoutCancel(ctx), w.cfg.Seed)
 		w.inject(ctx, faults)

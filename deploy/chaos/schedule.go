@@ -12,8 +12,13 @@ import (
 	"github.com/parley-chat/parley/deploy/chaos/history"
 )
 
-// atOnce is how many faults may be in force at a time.
-const atOnce = 3
+const (
+	atOnce = 3 // faults that may be in force at a time
+	// With faults of full length there is hardly a moment without one. So that there is enough of that to be judged, all is left
+	// alone from time to time, twice as long as it has to settle.
+	calmEvery = 8 * time.Minute
+	calm      = 20 * time.Second
+)
 
 // available are the kinds that can be injected here, in order, and why the others cannot.
 func available(cfg Config, p *plant) (names []string, notes []string) {
@@ -38,6 +43,7 @@ func plan(cfg Config, p *plant, names []string) []*fault {
 	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
 	var all []*fault
 	var round []string
+	var nextCalm time.Duration
 	for at := cfg.Every / 2; at < cfg.Duration && len(names) > 0; at += cfg.Every/2 + rand64(rng, cfg.Every) {
 		if len(round) == 0 {
 			round = slices.Clone(names)
@@ -59,6 +65,9 @@ func plan(cfg Config, p *plant, names []string) []*fault {
 		f.parts = []string{f.target}
 		if k.claims != nil {
 			f.parts = k.claims(f.target)
+		}
+		if cfg.Long && at >= nextCalm {
+			f.calm, nextCalm = true, at+calmEvery
 		}
 		all = append(all, f)
 	}
@@ -118,7 +127,8 @@ func (c *claims) give(names []string) {
 // inject works a schedule off and returns once everything is made good again. When ctx ends what is in force ends early.
 func (w *world) inject(ctx context.Context, faults []*fault) {
 	begin := time.Now()
-	ctx, cancel := context.WithDeadline(ctx, begin.Add(w.cfg.Duration))
+	end := begin.Add(w.cfg.Duration)
+	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -126,6 +136,13 @@ func (w *world) inject(ctx context.Context, faults []*fault) {
 	for i, f := range faults {
 		if !wait(ctx, time.Until(begin.Add(f.at))) {
 			break
+		}
+		if f.calm {
+			wg.Wait()
+			if !wait(ctx, calm) {
+				break
+			}
+			begin = time.Now().Add(-f.at) // the rest of the schedule comes later by that
 		}
 		select {
 		case slots <- struct{}{}:
@@ -144,7 +161,7 @@ func (w *world) inject(ctx context.Context, faults []*fault) {
 			w.inflict(ctx, i, f)
 		})
 	}
-	wait(ctx, time.Until(begin.Add(w.cfg.Duration)))
+	wait(ctx, time.Until(end))
 	w.crowd.stop() // what is started again catches up sooner, on a small machine by minutes
 	wg.Wait()
 	w.healLinks()

@@ -109,15 +109,19 @@ func (f *fault) takes(restart time.Duration) time.Duration {
 func worked(faults []*fault, duration, restart time.Duration) (done []*fault) {
 	var slots [atOnce]time.Duration // when each is free
 	parts := make(map[string]time.Duration)
-	var at time.Duration
+	var at, later time.Duration
 	for _, f := range faults {
+		if f.calm {
+			at = max(at, f.at+later, slices.Max(slots[:])) + calm
+			later = at - f.at
+		}
 		slot := 0
 		for i := range slots {
 			if slots[i] < slots[slot] {
 				slot = i
 			}
 		}
-		at = max(at, f.at, slots[slot])
+		at = max(at, f.at+later, slots[slot])
 		if at >= duration {
 			break
 		}

@@ -327,3 +327,26 @@ func TestCosts(t *testing.T) {
 		t.Errorf("the costs of %d kinds; %+v, want %+v of one", len(costs), got, want)
 	}
 }
+
+// TestSlowBeginning: what was just started has as long to become fast as what was just healed.
+func TestSlowBeginning(t *testing.T) {
+	for _, tt := range []struct {
+		sent int64 // seconds since the first message
+		slow bool
+	}{{0, false}, {9, false}, {10, true}} {
+		c := check.New(check.Config{FanoutSamples: 1})
+		c.Add(history.Event{Kind: history.Joining, Client: "c", Conn: 1, Room: "r"})
+		c.Add(history.Event{Kind: history.Joined, Client: "c", Conn: 1, Room: "r", State: contracts.JoinComplete, Epoch: 1, First: 1})
+		for i, at := range []int64{0, tt.sent} {
+			e := history.Event{Client: "c", Conn: 1, Room: "r", User: "u", Key: contracts.Key{15: byte(i)}, At: at * int64(time.Second)}
+			e.Kind = history.Sent
+			c.Add(e)
+			e.Kind, e.Sender, e.Seq, e.Epoch, e.Live = history.Received, "u", contracts.Seq(i+1), 1, true
+			e.At += int64(time.Second)
+			c.Add(e)
+		}
+		if r := c.Finish(); r.Has(check.Slow) != tt.slow {
+			t.Errorf("a second's delay after %d s: %v", tt.sent, r.Counts)
+		}
+	}
+}
