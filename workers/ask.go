@@ -14,8 +14,12 @@ import (
 // questionTimeout bounds one question to a dispatcher: a question that got lost costs this much, then it is asked anew.
 const questionTimeout = 1500 * time.Millisecond
 
+// retryIn is when a client is to ask again that got no certain answer. It has waited for that already: a backoff of its
+// own, which grows to half a minute, would outlast what was amiss.
+const retryIn = time.Second
+
 // errUnavailable is the answer of whoever ran out of time.
-var errUnavailable = contracts.NewError(contracts.CodeUnavailable, "this cannot be answered for certain right now")
+var errUnavailable = contracts.NewError(contracts.CodeUnavailable, "this cannot be answered for certain right now").After(retryIn)
 
 // errAgain marks a disagreement that another try, from the head on, will mend.
 var errAgain = errors.New("dispatcher, cache and store do not agree yet")

@@ -221,6 +221,8 @@ func wantErr(t testing.TB, a contracts.Answer, code contracts.Code, field string
 		t.Fatalf("both ok and error: %s", a.OK)
 	case a.Err.Code != code || a.Err.Field != field || a.Err.Retry != code.Retryable():
 		t.Fatalf("got %+v, want %s naming %q", *a.Err, code, field)
+	case code.Retryable() && code != contracts.CodeInternal && a.Err.RetryAfterMS == 0:
+		t.Fatalf("got %+v, which does not say when to ask again", *a.Err)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	errSendUnknown = contracts.NewError(contracts.CodeUnavailable, "the log has not confirmed this; it may be there: send it again with the same key")
+	errSendUnknown = contracts.NewError(contracts.CodeUnavailable, "the log has not confirmed this; it may be there: send it again with the same key").After(retryIn)
 	errLogFull     = contracts.NewError(contracts.CodeOverloaded, "the log takes no more right now")
 )
 

@@ -216,8 +216,7 @@ func (c *Client) connected(s *session, ok []byte, err error) {
 		return // disconnected, or no answer that one could use: the session ends by itself
 	case e.Retry:
 		c.mu.Lock()
-		s.connectAt = now.Add(retryAfter(e, s.connectTries))
-		s.connectTries++
+		s.connectAt = now.Add(retryAfter(e, &s.connectTries))
 		s.at(s.connectAt)
 		c.mu.Unlock()
 		return

@@ -23,7 +23,7 @@ type room struct {
 	joining int // the number of the join in flight; 0: none
 	joins   int // joins so far
 	joinAt  time.Time
-	tries   int // failed joins in a row
+	tries   int // see retryAfter
 	waiters []chan joinResult
 
 	outbox
@@ -284,8 +284,7 @@ func (c *Client) joinFailed(s *session, r *room, err error) []Event {
 		e = contracts.NewError(contracts.CodeInternal, err.Error())
 	}
 	if e.Retry {
-		r.joinAt = time.Now().Add(retryAfter(e, r.tries))
-		r.tries++
+		r.joinAt = time.Now().Add(retryAfter(e, &r.tries))
 		s.at(r.joinAt)
 		return nil
 	}

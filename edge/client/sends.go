@@ -17,7 +17,7 @@ type outbox struct {
 	// holding says that a send got a retryable error: nothing goes out until all in flight are answered and sendAt is over.
 	holding bool
 	sendAt  time.Time
-	failed  int // times in a row
+	failed  int // see retryAfter
 	// jammed says that the server waits for the key of a send that was given up.
 	jammed bool
 }
@@ -185,8 +185,7 @@ func (c *Client) sent(s *session, r *room, it *item, ok []byte, err error) {
 		it.refused = true
 		if !r.holding {
 			r.holding = true
-			r.sendAt = time.Now().Add(retryAfter(e, r.failed))
-			r.failed++
+			r.sendAt = time.Now().Add(retryAfter(e, &r.failed))
 			s.at(r.sendAt)
 		}
 		if it.gone {

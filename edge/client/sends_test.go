@@ -179,6 +179,31 @@ func TestRetryKeepsOrder(t *testing.T) {
 	})
 }
 
+// TestPauseBehindNamedPauses refuses a send many times with a pause and then once without: the client waits as at the first time
+// that the pause is its own.
+func TestPauseBehindNamedPauses(t *testing.T) {
+	run(t, func(s *script) {
+		c, p := s.start()
+		wait := s.send(s.Context(), c, "a")
+		r := p.expectSend("a", "")
+		for range 20 {
+			p.fail(r, contracts.CodeUnavailable, 500)
+			r = p.expectSend("a", r.Key)
+		}
+		begin := time.Now()
+		p.fail(r, contracts.CodeUnavailable, 0)
+		r = p.expectSend("a", r.Key)
+		if took := time.Since(begin); took > 500*time.Millisecond {
+			s.Errorf("the send came again after %v", took)
+		}
+		p.accepted(r)
+		if _, err := wait(); err != nil {
+			s.Fatal(err)
+		}
+		p.stop(c)
+	})
+}
+
 func TestSendRefused(t *testing.T) {
 	run(t, func(s *script) {
 		c, p := s.start()

@@ -52,7 +52,7 @@ type session struct {
 	out          []byte
 	wakeAt       time.Time // the read deadline: when the next thing may be due
 	connectAt    time.Time // when to send connect again
-	connectTries int
+	connectTries int       // see retryAfter
 	giveUpAt     time.Time // when to stop waiting for the server's close frame
 	moveAt       time.Time // when to stop waiting for answers, then when to move
 	move         *moveError

@@ -77,10 +77,12 @@ func judge(err error) (action, time.Duration) {
 	return again, 0
 }
 
-// retryAfter is how long to wait before the same request goes out again, the nth time.
-func retryAfter(e *contracts.Error, n int) time.Duration {
+// retryAfter is how long to wait before the same request goes out again. tries counts the times in a row that the server left
+// that to the client, and no others: one such answer behind many that named a wait is the first of its kind.
+func retryAfter(e *contracts.Error, tries *int) time.Duration {
 	if e.RetryAfterMS > 0 {
 		return min(time.Duration(e.RetryAfterMS)*time.Millisecond, time.Minute)
 	}
-	return backoff(n)
+	*tries++
+	return backoff(*tries - 1)
 }
