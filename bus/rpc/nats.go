@@ -26,9 +26,9 @@ const (
 	writeTimeout   = time.Second             // of a write to a broker that takes nothing; all askers wait for it
 	pingEvery      = 1500 * time.Millisecond // with two unanswered, a stalled broker counts as lost after 3 to 4.5 s, before requests give up
 	reconnectMin   = 50 * time.Millisecond
-	reconnectMax   = 2 * time.Second
-	inboxPending   = 16384 // replies that wait for their callback; beyond, a reply is lost and its asker times out
-	noResponders   = "503" // the status header that the broker sends when nobody serves a subject
+	reconnectMax   = 500 * time.Millisecond // and how long a broker may be back before it is noticed
+	inboxPending   = 16384                  // replies that wait for their callback; beyond, a reply is lost and its asker times out
+	noResponders   = "503"                  // the status header that the broker sends when nobody serves a subject
 	statusHeader   = "Status"
 )
 
@@ -330,11 +330,11 @@ func (n *NATS) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	n.log.Warn("nats reported an error", "subject", subject, "err", err)
 }
 
-// reconnectDelay doubles from 50 ms to 2 s, each with up to half of it taken off by chance, so that a fleet does not come
+// reconnectDelay doubles from 100 to 500 ms, each with up to half of it taken off by chance, so that a fleet does not come
 // back in step.
 func reconnectDelay(attempts int) time.Duration {
 	d := reconnectMax
-	if attempts < 6 {
+	if attempts < 4 {
 		d = min(reconnectMin<<max(attempts, 0), reconnectMax)
 	}
 	return d - mathrand.N(d/2)
