@@ -223,7 +223,12 @@ func (a *asker) answered(q question, reply []byte, err error, together int) {
 // because the question is too large. The lock is held.
 func (a *asker) note(probe bool, err error, together int) {
 	failed := err != nil && !errors.Is(err, rpc.ErrTooLarge)
-	if !a.breaker.note(time.Now(), probe, failed, 1/float64(together)) {
+	now := time.Now()
+	turned := a.breaker.note(now, probe, failed, 1/float64(together))
+	if errors.Is(err, rpc.ErrDown) || errors.Is(err, rpc.ErrNoServer) {
+		a.breaker.soon(now)
+	}
+	if !turned {
 		return
 	}
 	switch {

@@ -6,6 +6,9 @@ const (
 	// breakSeconds is how far back the breaker looks, and breakLeast how many answers it judges at least.
 	breakSeconds = 10
 	breakLeast   = 20
+	// breakShort is how long the breaker stays open where asking fails at once: that costs next to nothing, and when the broker or
+	// a worker is back nobody should wait for more than that.
+	breakShort = 250 * time.Millisecond
 )
 
 // breaker gives up asking workers that do not answer: it opens when more than half of at least breakLeast messages of
@@ -69,6 +72,13 @@ func (b *breaker) note(now time.Time, probe, failed bool, share float64) (turned
 	}
 	b.open, b.until = true, now.Add(b.pause)
 	return true
+}
+
+// soon has an open breaker try again soon: the question whose fate was noted last has failed at once.
+func (b *breaker) soon(now time.Time) {
+	if again := now.Add(breakShort); b.open && again.Before(b.until) {
+		b.until = again
+	}
 }
 
 // wind forgets the seconds that are too long ago.

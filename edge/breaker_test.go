@@ -17,7 +17,8 @@ func TestBreaker(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		// steps: + answered, - not answered, s a second passes, O must be open, C must be closed, P a probe is let
-		// through, p it is answered, x it is not, m a message of 32 questions is lost, M it is answered
+		// through, p it is answered, x it is not, m a message of 32 questions is lost, M it is answered, i one fails at once,
+		// y the probe does, h 250 ms pass
 		steps string
 	}{
 		{"answers", "++++++++++++++++++++++++++++++C"},
@@ -35,6 +36,8 @@ func TestBreaker(t *testing.T) {
 		{"twenty lost messages", "mmmmmmmmmmmmmmmmmmmC-O"},
 		{"one of three workers hangs", "MmMMmMMmMMmMMmMMmMMmMMmMMmMMmMC"},
 		{"answered messages outweigh no others", "MMMMMMMMMM---------C--O"},
+		{"nobody to be asked", "iiiiiiiiiiiiiiiiiiiiOhPyOhPpC"},
+		{"hangs, then is gone", "--------------------OihPpC"},
 		{"starts anew", "--------------------OssPp-------------------C-O"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -52,6 +55,11 @@ func TestBreaker(t *testing.T) {
 					}
 				case 's':
 					now = now.Add(time.Second)
+				case 'h':
+					now = now.Add(250 * time.Millisecond)
+				case 'i', 'y':
+					b.Note(now, step == 'y', true, 1)
+					b.Soon(now)
 				case 'p':
 					b.Note(now, true, false, 1)
 				case 'x':

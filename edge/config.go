@@ -82,7 +82,8 @@ type Config struct {
 	AskTime time.Duration
 	// InFlight is how many questions to workers may be unanswered; more wait their turn. Defaults to 2,000.
 	InFlight int
-	// BreakTime is how long nothing is asked of workers that do not answer. Defaults to 2 s; negative: the breaker is off.
+	// BreakTime is how long nothing is asked of workers that do not answer; where none is to be reached it is 250 ms at the most.
+	// Defaults to 2 s; negative: the breaker is off.
 	BreakTime time.Duration
 	// Limits is what clients may do in how much time. Default to off.
 	Limits Limits

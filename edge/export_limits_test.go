@@ -44,6 +44,9 @@ func (b *Breaker) Note(now time.Time, probe, failed bool, share float64) {
 	b.b.note(now, probe, failed, share)
 }
 
+// Soon says that the question noted last has failed at once.
+func (b *Breaker) Soon(now time.Time) { b.b.soon(now) }
+
 // ClientIP is whose connection it is.
 func ClientIP(l *Limits, peer, told string, forwarded ...string) string {
 	var from, named netip.Addr
