@@ -21,13 +21,13 @@ func (s *Sink) Assign(ctx context.Context, id int32, _ *journal.Commit) (start i
 	p := newPartition(s, id)
 	b, end, err := s.load(ctx, id)
 	var a *alarmError
-	if err != nil && !errors.As(err, &a) {
+	if err != nil && !errors.As(err, &a) && ctx.Err() == nil {
 		s.attempt(id, err)
 		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.attempts, id)
+	delete(s.attempts, id) // also where it goes elsewhere meanwhile: it is nothing that this persister lacks
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}

@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -286,6 +287,24 @@ func TestSpareIsReady(t *testing.T) {
 	inWorld(t, func(w *world) {
 		p := w.start()
 		pass(time.Minute)
+		if err := p.Ready(); err != nil {
+			t.Errorf("ready: %v", err)
+		}
+		p.stop()
+	})
+}
+
+// TestGoneWhileTakenOver: a partition that goes elsewhere while it is taken over is nothing that lacks.
+func TestGoneWhileTakenOver(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := w.start()
+		pass(time.Minute)
+		p.store.away.Store(true)
+		ctx, gone := context.WithCancel(context.Background())
+		gone()
+		if _, err := p.Assign(ctx, 0, nil); err == nil {
+			t.Error("taken over without the store")
+		}
 		if err := p.Ready(); err != nil {
 			t.Errorf("ready: %v", err)
 		}
