@@ -55,7 +55,7 @@ type DrainReport struct {
 	Held     int // WebSockets at the beginning
 	Told     int // were told to move
 	Left     int // left by themselves
-	Closed   int // were closed with 4450, in their window's wake or at the end
+	Closed   int // were closed with 4450: before connect, in their window's wake or at the end
 	Answered int // requests that were answered meanwhile
 	Took     time.Duration
 }
@@ -73,8 +73,8 @@ type partings struct {
 	answered atomic.Int64 // requests that were answered
 }
 
-// Drain sends all clients away, then shuts down: it says that it is not ready, stops accepting, tells the clients to move in
-// paced batches, waits for them and closes those that stay. The end of ctx hurries: who is still there is closed at once,
+// Drain sends all clients away, then shuts down: it says that it is not ready, stops accepting, closes who has not connected, tells
+// the other clients to move in paced batches, waits for them and closes those that stay. The end of ctx hurries: who is still there is closed at once,
 // after its requests were answered for up to 3 s.
 func (s *Server) Drain(ctx context.Context, cfg DrainConfig) (DrainReport, error) {
 	cfg.setDefaults()
@@ -155,6 +155,8 @@ func (t *teller) step(n int) (told, left int) {
 				if now.Sub(at) > t.window+moveGrace && (c.busy == nil || c.busy.pending == 0) {
 					c.part()
 				}
+			case c.state == stateOpen:
+				c.part() // while workers do not answer it would try to connect for as long as they do not
 			case c.state == stateReady && told < n:
 				told++
 				t.told[c.id] = now

@@ -86,6 +86,25 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestDrainBeforeConnect has clients whose connect has not come, or cannot be answered.
+func TestDrainBeforeConnect(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable)
+		w.worker.script(contracts.OpConnect, nil)
+		silent, refused := w.open(), w.open()
+		refused.say(`{"id":1,"op":"connect","guest":"Ada"}`)
+		connect := w.worker.next(t, contracts.OpConnect)
+		done := w.drain(context.Background(), edge.DrainConfig{})
+		silent.closes(contracts.CloseDraining)
+		connect.err(contracts.CodeUnavailable)
+		refused.fails(1, contracts.CodeUnavailable)
+		refused.closes(contracts.CloseDraining)
+		if r := (<-done).report; r.Held != 2 || r.Told != 0 || r.Closed != 2 {
+			t.Errorf("drained: %+v", r)
+		}
+	})
+}
+
 // TestDrainStubborn has clients that do not leave: at the limit those without requests are closed, the others when answered.
 func TestDrainStubborn(t *testing.T) {
 	transports(t, func(t *testing.T, portable bool) {
