@@ -256,8 +256,12 @@ func crashed(err error) bool {
 	return errors.As(err, &exit) && exit.ExitCode() != 1
 }
 
-// stopPatience is how long a role may take to stop when asked.
-const stopPatience = 20 * time.Second
+// stopPatience is how long a role may take to stop when asked: an edge whose clients have nowhere to move to has drainLimit, and up
+// to 10 s more for those that do not let go and for its brokers.
+const (
+	drainLimit   = 20 * time.Second
+	stopPatience = drainLimit + 10*time.Second
+)
 
 func roll(ctx context.Context, f *fault) error {
 	names := f.w.each(strings.TrimPrefix(f.kind, "roll-"))

@@ -229,7 +229,7 @@ func (p *plant) roles() error {
 				}
 			}
 			if role == "edge" {
-				env = append(env, "PARLEY_LISTEN="+p.at[link{clients, name}.String()])
+				env = append(env, "PARLEY_LISTEN="+p.at[link{clients, name}.String()], "PARLEY_DRAIN_LIMIT="+drainLimit.String())
 			}
 			p.procs[name] = p.host.Role(name, role, port(p.ops[name]), env)
 		}
