@@ -228,7 +228,7 @@ func (c *crowd) judge(u *user, room contracts.RoomID, err error) {
 func (c *crowd) churn(begin, ctx context.Context, u *user, rng *rand.Rand) {
 	for wait(begin, c.cfg.Churn/2+rand.N(c.cfg.Churn)) {
 		if rng.IntN(3) == 0 {
-			u.Drop()
+			u.rec.drop(u.Drop)
 			continue
 		}
 		room := u.rooms[rng.IntN(len(u.rooms))]

@@ -30,6 +30,7 @@ type recorder struct {
 	last  *tap // the latest connection
 	user  contracts.UserID
 	rooms map[contracts.RoomID]*place
+	drops bool // the user breaks its connection off
 	done  bool // the run is over: what the client does from now on is no part of it
 }
 
@@ -77,6 +78,8 @@ type tap struct {
 	rooms map[contracts.RoomID]*stream
 	owed  map[identity]bool // the messages of which it was said that an event will follow, once they are stored
 	code  int
+	// dropped says that its user broke it off.
+	dropped bool
 	// reading says that a Read is under way: what it brings counts although the connection is being closed.
 	reading, ended bool
 	// in and out are the bytes that make no whole frame yet; upgraded says that the HTTP heads are over.
@@ -148,6 +151,18 @@ func (r *recorder) position(room contracts.RoomID) (history.Position, bool) {
 		return history.Position{}, false
 	}
 	return p.at, p.have
+}
+
+// drop calls what breaks the user's connection off.
+func (r *recorder) drop(do func()) {
+	set := func(drops bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.drops = drops
+	}
+	set(true)
+	defer set(false)
+	do()
 }
 
 // end writes that the client still listens to the rooms, and nothing more.
@@ -229,6 +244,9 @@ func (t *tap) Read(b []byte) (int, error) {
 
 // Close records the end of the connection, unless a Read is about to.
 func (t *tap) Close() error {
+	t.r.mu.Lock()
+	t.dropped = t.dropped || t.r.drops
+	t.r.mu.Unlock()
 	err := t.Conn.Close()
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
@@ -244,8 +262,11 @@ func (t *tap) end() {
 	}
 	t.ended = true
 	e := history.Event{Kind: history.Closed}
-	if t.code != 0 {
+	switch {
+	case t.code != 0:
 		e.Code = strconv.Itoa(t.code)
+	case t.dropped:
+		e.Code = history.Dropped
 	}
 	t.r.add(t.n, e)
 	t.r.tally.closed.Add(1)

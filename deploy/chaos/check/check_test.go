@@ -319,8 +319,9 @@ func TestCosts(t *testing.T) {
 		message(1, 10, 19, 19), // before
 		safe(message(6, 101, 109, 102)),
 		fault("a", "alone", 100, 110), message(2, 100, 103, 107), message(3, 112, 113, 114),
-		fault("b", "alone", 200, 201), message(4, 201, 202, 203),
+		fault("b", "alone", 200, 201), message(4, 201, 202, 203), message(7, 204, 209, 209),
 		fault("c", "first", 300, 310), fault("d", "second", 312, 320), message(5, 305, 309, 309),
+		[]history.Event{{Kind: history.Closed, Client: "c", Conn: 1, Code: history.Dropped, At: 205 * second}},
 	)
 	costs := judge(events).Figures.Costs
 	if got, want := costs["alone"], (check.Cost{Alone: 2, AckedS: 3, ReachedS: 7}); got == nil || *got != want || len(costs) != 1 {

@@ -126,7 +126,7 @@ func (c *Checker) fanout() {
 }
 
 // costs notes what each kind of fault made clients wait for, of the faults that were alone: messages first sent from a second before
-// such a fault until it had settled.
+// such a fault until it had settled. How long a user stays away who broke the connection off is no fault's doing.
 func (c *Checker) costs() {
 	alone := slices.DeleteFunc(slices.Clone(c.faults), func(f *fault) bool {
 		return slices.ContainsFunc(c.faults, func(o *fault) bool { return o != f && o.settle.from <= f.settle.to && f.settle.from <= o.settle.to })
@@ -137,7 +137,7 @@ func (c *Checker) costs() {
 	}
 	for _, m := range c.messages {
 		i, _ := slices.BinarySearchFunc(alone, m.first, func(f *fault, at int64) int { return cmp.Compare(f.settle.to, at) })
-		if m.attempts == 0 || i == len(alone) || !alone[i].settle.holds(m.first) {
+		if m.attempts == 0 || i == len(alone) || !alone[i].settle.holds(m.first) || c.dropped(m) {
 			continue
 		}
 		cost := c.report.Figures.cost(alone[i].begun.What)
@@ -146,6 +146,11 @@ func (c *Checker) costs() {
 		}
 		cost.ReachedS = max(cost.ReachedS, time.Duration(m.reached-m.first).Seconds())
 	}
+}
+
+// dropped reports whether the sender broke its connection off before the message was acked and a client had it.
+func (c *Checker) dropped(m *message) bool {
+	return slices.ContainsFunc(c.client(m.firstConn.client).drops, func(at int64) bool { return m.first <= at && at <= max(m.acked, m.reached) })
 }
 
 // visible checks that every fault showed in a probe soon after it began.

@@ -17,6 +17,7 @@ type client struct {
 	user  contracts.UserID
 	conn  uint64
 	views map[contracts.RoomID]*view
+	drops []int64 // when its user broke the connection off
 }
 
 // span is the seqs from … to, both included.
@@ -64,6 +65,9 @@ func (v *view) begin(source string) *stretch {
 func (c *Checker) seen(e *history.Event) {
 	cl := c.client(e.Client)
 	if e.Kind == history.Closed {
+		if e.Code == history.Dropped {
+			cl.drops = append(cl.drops, e.At)
+		}
 		for _, v := range cl.views {
 			v.listening = v.listening && v.conn != e.Conn
 		}

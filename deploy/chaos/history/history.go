@@ -17,7 +17,7 @@
 //	entry      what the client hands to its user: after dropping what it has, in the order of the seqs
 //	gap        the event; reset: the event or the state of a reply; stored: the event
 //	leaving    before a leave is written; left: behind its reply, or the event (Code is the reason)
-//	closed     the connection ended, whoever ended it. What the client knew of its rooms stays: the next joining resumes them
+//	closed     the connection ended, whoever ended it; Code is Dropped where its user did. What the client knew of its rooms stays: the next joining resumes them
 //	ended      at the end, per room in which the client still listens after everything has come to rest: it is owed the whole
 //	           room up to its newest entry
 package history
@@ -48,6 +48,9 @@ const (
 	Closed    Kind = "closed"    // Code
 	Ended     Kind = "ended"     // Room
 )
+
+// Dropped is the Code of a Closed whose user broke the connection off.
+const Dropped = "dropped"
 
 // What the end of a run is dumped as. Dumps come from the store and the log themselves, not through Parley.
 const (
