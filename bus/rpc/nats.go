@@ -50,6 +50,7 @@ type NATS struct {
 	server  string // where it is, for logs; without credentials
 	conn    *nats.Conn
 	closed  chan struct{} // closed when the connection will not come back
+	greeted chan struct{} // closed when it was there for the first time
 	waiting *waiting
 	inbox   string // prefix of the reply subjects
 	replies chan *nats.Msg
@@ -59,6 +60,7 @@ type NATS struct {
 	maxPayload atomic.Int64
 	up         atomic.Bool // the broker is connected; see send
 	closing    atomic.Bool
+	greetOnce  sync.Once
 	closeOnce  sync.Once
 
 	gatherMu sync.Mutex            // guards gathered
@@ -87,6 +89,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		log:      log,
 		server:   cfg.Server(),
 		closed:   make(chan struct{}),
+		greeted:  make(chan struct{}),
 		waiting:  newWaiting(),
 		inbox:    "_INBOX." + rand.Text() + ".",
 		replies:  make(chan *nats.Msg, inboxPending),
@@ -104,6 +107,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 		nats.ReconnectBufSize(-1), // nothing stale is sent after an outage
 		nats.FlusherTimeout(writeTimeout),
 		nats.ReconnectOnFlusherError(), // what was not written is lost: let its askers know
+		nats.WriteBufferSize(1 << 30),  // so that nobody but the flusher writes: another's failed write ends no connection
 		nats.RetryOnFailedConnect(true),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.ConnectHandler(n.connected),
@@ -124,8 +128,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	n.conn = conn
 	n.answers = newBundles(conn.Publish, n.MaxPayload)
 	if conn.IsConnected() {
-		n.maxPayload.Store(conn.MaxPayload())
-		n.up.Store(true)
+		<-n.greeted // connected is under way
 	} else {
 		log.Warn("waiting for NATS", "server", n.server, "err", cmp.Or(conn.LastError(), errNoAnswer))
 	}
@@ -290,6 +293,7 @@ func (n *NATS) Close() error {
 		n.answers.stop() // what was answered before is sent
 		n.conn.Close()
 		<-n.closed
+		n.up.Store(false)
 		n.replies <- nil
 		<-n.done
 		n.waiting.close()
@@ -306,6 +310,7 @@ func (n *NATS) Close() error {
 func (n *NATS) connected(conn *nats.Conn) {
 	n.maxPayload.Store(conn.MaxPayload())
 	n.up.Store(true)
+	n.greetOnce.Do(func() { close(n.greeted) })
 	server := n.server
 	if server != inThisProcess {
 		server = withoutUser(conn.ConnectedUrl())
