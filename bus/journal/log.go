@@ -103,7 +103,7 @@ func (l *KafkaLog) ensure(ctx context.Context, partitions int) error {
 // create makes the topic: with the brokers' own replication where there are fewer than three of them. It returns errAgain once
 // the topic is there.
 func (l *KafkaLog) create(ctx context.Context, partitions int) error {
-	brokers, err := l.adm.ListBrokers(ctx)
+	cluster, err := l.adm.BrokerMetadata(ctx)
 	if err != nil {
 		return fmt.Errorf("list the brokers: %w", err)
 	}
@@ -113,7 +113,7 @@ func (l *KafkaLog) create(ctx context.Context, partitions int) error {
 		"cleanup.policy":  kadm.StringPtr("delete"),
 	}
 	replication := int16(-1)
-	if len(brokers) >= replicas {
+	if len(cluster.Brokers) >= replicas {
 		replication = replicas
 		settings["min.insync.replicas"] = kadm.StringPtr(strconv.Itoa(inSyncReplicas))
 	}
@@ -133,12 +133,12 @@ func (l *KafkaLog) warnLimits(ctx context.Context, detail kadm.TopicDetail) erro
 	if err != nil {
 		return err
 	}
-	brokers, err := l.adm.ListBrokers(ctx)
+	cluster, err := l.adm.BrokerMetadata(ctx)
 	if err != nil {
 		return fmt.Errorf("list the brokers: %w", err)
 	}
-	if len(brokers) >= replicas && !replicated(detail, configs) {
-		l.log.Warn("a lost broker would take records of the log along that were acked", "topic", l.topic, "brokers", len(brokers),
+	if len(cluster.Brokers) >= replicas && !replicated(detail, configs) {
+		l.log.Warn("a lost broker would take records of the log along that were acked", "topic", l.topic, "brokers", len(cluster.Brokers),
 			"replicas", detail.Partitions.NumReplicas(), "min.insync.replicas", configs["min.insync.replicas"],
 			"want", fmt.Sprintf("%d replicas, min.insync.replicas=%d", replicas, inSyncReplicas))
 	}
@@ -247,7 +247,10 @@ func (l *KafkaLog) Read(ctx context.Context, partition int32, from int64, max in
 	for len(out) < max && bytes < maxReadBytes {
 		var p kgo.FetchPartition
 		err := retry(ctx, func() (err error) {
-			if p, err = l.fetch(ctx, partition, next); err != nil {
+			if p, err = l.fetch(ctx, partition, next); err == nil && len(out) == 0 && len(p.Records) == 0 {
+				err = l.endsAt(ctx, partition, next)
+			}
+			if err != nil {
 				l.forgetLeaders()
 			}
 			return err
@@ -274,6 +277,16 @@ func (l *KafkaLog) Read(ctx context.Context, partition int32, from int64, max in
 		}
 	}
 	return out, nil
+}
+
+// endsAt returns an error where the partition may go on at an offset of which a fetch had nothing: a new leader gives out less than
+// the one before until its followers have told it how far they are, and refuses to name the end so long (KIP-207).
+func (l *KafkaLog) endsAt(ctx context.Context, partition int32, at int64) error {
+	end, err := listOffset(ctx, l.cl, l.topic, partition, -1)
+	if err == nil && end != at {
+		err = errAgain
+	}
+	return err
 }
 
 // fetch asks the partition's leader once for what it has from an offset on.

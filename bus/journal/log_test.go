@@ -6,9 +6,14 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/parley-chat/parley/bus/journal"
 )
@@ -17,25 +22,39 @@ import (
 func TestEnsureCopies(t *testing.T) {
 	for name, c := range map[string]struct {
 		brokers int
-		seeded  bool
+		made    bool
+		asked   int16 // replicas of the topic that Ensure makes
 		want    journal.Durability
 		warns   bool
 	}{
-		"one broker":                  {brokers: 1, want: journal.DurabilityProcess},
-		"three brokers":               {brokers: 3, want: journal.DurabilityReplicated},
-		"three brokers, one's topic":  {brokers: 3, seeded: true, want: journal.DurabilityProcess, warns: true},
-		"a lone broker and its topic": {brokers: 1, seeded: true, want: journal.DurabilityProcess},
+		"one broker":                  {brokers: 1, asked: -1, want: journal.DurabilityProcess},
+		"three brokers":               {brokers: 3, asked: 3, want: journal.DurabilityReplicated},
+		"three brokers, one's topic":  {brokers: 3, made: true, want: journal.DurabilityProcess, warns: true},
+		"a lone broker and its topic": {brokers: 1, made: true, want: journal.DurabilityProcess},
 	} {
 		t.Run(name, func(t *testing.T) {
-			opts := []kfake.Opt{kfake.NumBrokers(c.brokers), kfake.DefaultNumPartitions(partitions)}
-			if c.seeded {
-				opts = append(opts, kfake.SeedTopics(partitions, "parley.log"))
-			}
-			cluster, err := kfake.NewCluster(opts...)
+			cluster, err := kfake.NewCluster(kfake.NumBrokers(c.brokers))
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(cluster.Close)
+			if c.made {
+				cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer cl.Close()
+				all := "2"
+				if made, err := kadm.NewClient(cl).CreateTopics(t.Context(), partitions, 1, map[string]*string{"min.insync.replicas": &all}, "parley.log"); err != nil || made.Error() != nil {
+					t.Fatal(err, made.Error())
+				}
+			}
+			var asked atomic.Int32
+			cluster.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				cluster.KeepControl()
+				asked.Store(int32(req.(*kmsg.CreateTopicsRequest).Topics[0].ReplicationFactor))
+				return nil, nil, false
+			})
 			var said bytes.Buffer
 			log, err := journal.NewLog(journal.Config{Brokers: cluster.ListenAddrs(), Partitions: partitions},
 				slog.New(slog.NewTextHandler(&said, nil)))
@@ -52,6 +71,9 @@ func TestEnsureCopies(t *testing.T) {
 			if got != c.want {
 				t.Errorf("durability %s, want %s", got, c.want)
 			}
+			if got := int16(asked.Load()); got != c.asked {
+				t.Errorf("made with %d replicas, want %d", got, c.asked)
+			}
 			if err := log.Close(); err != nil { // before said is read
 				t.Fatal(err)
 			}
@@ -59,5 +81,74 @@ func TestEnsureCopies(t *testing.T) {
 				t.Errorf("warned of too few replicas: %v, want %v:\n%s", warns, c.warns, said.String())
 			}
 		})
+	}
+}
+
+// TestReadBehindANewLeader: a leader that gives out less than there is, and refuses to say where the log ends, as one that was just
+// elected does (KIP-207), is not taken for the log's end.
+func TestReadBehindANewLeader(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "parley.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	cfg := journal.Config{Brokers: cluster.ListenAddrs(), Partitions: 1}
+	w, err := journal.NewWriter(cfg, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"a", "b"} {
+		if got := <-appendTo(w, 0, text); got.err != nil {
+			t.Fatal(got.err)
+		}
+	}
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var empty, refused atomic.Bool
+	cluster.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if empty.Swap(true) {
+			return nil, nil, false
+		}
+		req := r.(*kmsg.FetchRequest)
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		topic := kmsg.NewFetchResponseTopic()
+		topic.Topic, topic.TopicID = req.Topics[0].Topic, req.Topics[0].TopicID
+		p := kmsg.NewFetchResponseTopicPartition()
+		p.Partition, p.HighWatermark = 0, 1
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	cluster.ControlKey(int16(kmsg.ListOffsets), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if refused.Swap(true) {
+			return nil, nil, false
+		}
+		req := r.(*kmsg.ListOffsetsRequest)
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		topic := kmsg.NewListOffsetsResponseTopic()
+		topic.Topic = req.Topics[0].Topic
+		p := kmsg.NewListOffsetsResponseTopicPartition()
+		p.Partition, p.ErrorCode = 0, kerr.OffsetNotAvailable.Code
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	log, err := journal.NewLog(cfg, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	records, err := log.Read(t.Context(), 0, 1, 10)
+	if err != nil || len(records) != 1 || string(records[0].Value) != "b" {
+		t.Errorf("read %v, %v, want the second record", records, err)
+	}
+	if !empty.Load() || !refused.Load() {
+		t.Error("the leader was not asked, or not where the log ends")
+	}
+	if records, err := log.Read(t.Context(), 0, 2, 10); err != nil || len(records) != 0 {
+		t.Errorf("read %v, %v at the end", records, err)
 	}
 }
