@@ -126,8 +126,8 @@ func (d *Dispatcher) take(p *partition, b *readBatch) {
 	case p.behind:
 		p.missed = true
 	case p.halted == nil && len(b.records) > 0 && b.records[0].offset > p.seq.Next():
-		// What is before it was dropped, and the log seemed to end there when it was read on: a new leader gives out less, for
-		// a moment, than the one before. Numbered without it, all that follows in its rooms would be wrong for good.
+		// Records before it were dropped: reading the log brings them. Numbered without them, all that follows in its rooms would be
+		// wrong for good.
 		p.behind, p.missed = true, true
 	default:
 		d.number(p, b.records)
