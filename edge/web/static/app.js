@@ -96,7 +96,7 @@ async function listRooms() {
     for (const all of [false, true]) {
       for (let after, more = true; more && rooms.size < 300;) {
         const page = await client.request('rooms', { all, after });
-        for (const room of page.rooms) if (!rooms.has(room.room)) rooms.set(room.room, room);
+        for (const room of page.rooms) if (!rooms.has(room.room)) rooms.set(room.room, { ...room, mine: !all });
         more = page.more && page.rooms.length > 0;
         after = page.rooms.at(-1)?.room;
       }
@@ -111,7 +111,8 @@ async function listRooms() {
 function drawRooms() {
   const known = new Map(listed.map((room) => [room.room, room]));
   for (const id of ['lobby', ...joined.keys()]) if (!known.has(id)) known.set(id, { room: id, name: id, head: 0 });
-  const order = [...known.values()].sort((a, b) => (b.room === 'lobby') - (a.room === 'lobby') || a.room.localeCompare(b.room));
+  const rank = (room) => (room.room === 'lobby' ? 2 : room.mine || joined.has(room.room) ? 1 : 0);
+  const order = [...known.values()].sort((a, b) => rank(b) - rank(a) || a.room.localeCompare(b.room));
   const focused = document.activeElement?.closest?.('#rooms a')?.dataset.room;
   let elsewhere = 0;
   ui.rooms.replaceChildren(...order.map(({ room: id, name, head }) => {
