@@ -39,6 +39,10 @@ const format = 2
 // codeDuplicateKey is the server's code for a broken unique index.
 const codeDuplicateKey = 11000
 
+// idleTime is how long a connection of the pool that nobody uses is kept. The driver's own default is for ever: of a database that was
+// slow once, 100 for each process would stay.
+const idleTime = 30 * time.Second
+
 // Config says which database to use.
 type Config struct {
 	// URI of the server, mongodb:// or mongodb+srv://. Required.
@@ -80,6 +84,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	concern := writeconcern.Majority()
 	concern.Journal = &journaled
 	client, err := mongo.Connect(options.Client().
+		SetMaxConnIdleTime(idleTime). // the URI may say another
 		ApplyURI(cfg.URI).
 		SetTimeout(cfg.Timeout).
 		SetWriteConcern(concern).
