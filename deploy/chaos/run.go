@@ -333,7 +333,7 @@ func (w *world) checks() check.Config {
 }
 
 // poolConnections is how many more connections than at the baseline the pool to the database of a worker, dispatcher or
-// persister may hold: it grows while answers are slow and does not shrink. Up to 28 were seen; the driver's bound is 100. An edge
+// persister may hold: it grows while answers are slow, to the driver's bound of 100, and takes half a minute to shrink. An edge
 // has no pool: within 1 of the baseline in every run.
 const poolConnections = 40
 

@@ -16,7 +16,7 @@ const (
 	atOnce = 3 // faults that may be in force at a time
 	// With faults of full length there is hardly a moment without one. So that there is enough of that to be judged, all is left
 	// alone from time to time, twice as long as it has to settle.
-	calmEvery = 8 * time.Minute
+	calmEvery = 10 * time.Minute
 	calm      = 20 * time.Second
 )
 

@@ -67,8 +67,8 @@ func serverKinds() map[string]kind {
 			},
 		},
 		"mongo-pause": {help: "SIGSTOP of the database", short: seconds(3, 10), long: seconds(15, 60), claims: always(mongo), do: pauseServer, lacks: lacksMongo(mongo), signals: persistSignals, shows: 6 * time.Second},
-		"mongo-slow":  {help: "every link to the database gets 100 to 1,000 ms of latency", short: seconds(3, 10), long: seconds(15, 60), claims: mongoLinkNames, do: mongoSlow, lacks: lacksMongo(mongo), silent: true},
-		"mongo-cut":   {help: "every link to the database is reset and refuses", short: seconds(3, 10), long: seconds(15, 60), claims: mongoLinkNames, do: mongoCut, lacks: lacksMongo(mongo), signals: persistSignals},
+		"mongo-slow":  {help: "every link to the database gets 100 to 1,000 ms of latency", short: seconds(3, 10), long: seconds(15, 60), claims: mongoWhole, do: mongoSlow, lacks: lacksMongo(mongo), silent: true},
+		"mongo-cut":   {help: "every link to the database is reset and refuses", short: seconds(3, 10), long: seconds(15, 60), claims: mongoWhole, do: mongoCut, lacks: lacksMongo(mongo), signals: persistSignals},
 		"mongo-bulk": {
 			help: "inserts of many end with a duplicate and an error in one: a document is not there, and one was before", short: seconds(3, 8), long: seconds(5, 25),
 			claims: always("persist-1:mongo", "persist-2:mongo"), do: mongoBulk, lacks: lacksMongo(mongo), silent: true,
@@ -95,9 +95,9 @@ func serverKinds() map[string]kind {
 	}
 }
 
-// mongoLinkNames are the links to the database.
-func mongoLinkNames(string) []string {
-	var names []string
+// mongoWhole is the database and the links to it: what is done to all of them hides what is done to it.
+func mongoWhole(string) []string {
+	names := []string{mongo}
 	for _, role := range []string{"worker", "dispatch", "persist"} {
 		for i := range perRole {
 			names = append(names, link{fmt.Sprintf("%s-%d", role, i+1), mongo}.String())
