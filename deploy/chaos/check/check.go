@@ -37,7 +37,7 @@ type Config struct {
 	// 1/5 + 20, 1/20 + 10 and 1/2 + 64 MiB.
 	Goroutines, Descriptors, Memory Tolerance
 	// Pools is how many descriptors more than that a process may have whose pool of connections grows while answers are slow
-	// and does not shrink, by role: a process's name up to the "-".
+	// and is slow to shrink, by role: a process's name up to the "-".
 	Pools map[string]int64
 	// LastEpoch is the highest epoch that a partition may be in at the end. Defaults to any: a log may lose what it held.
 	LastEpoch contracts.Epoch
