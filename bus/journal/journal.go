@@ -129,6 +129,8 @@ type Log interface {
 	Committed(ctx context.Context, group string) (map[int32]Commit, error)
 	// Trim deletes records below an offset; the record before the end always stays.
 	Trim(ctx context.Context, partition int32, before int64) error
+	// Ping asks for a sign of life, of any broker.
+	Ping(ctx context.Context) error
 	// Durability tells what a confirmed record survives.
 	Durability(ctx context.Context) (Durability, error)
 	Close() error

@@ -56,6 +56,9 @@ func NewLog(cfg Config, log *slog.Logger) (*KafkaLog, error) {
 	return &KafkaLog{cfg: cfg, topic: cfg.topic(), log: log, cl: cl, adm: kadm.NewClient(cl)}, nil
 }
 
+// Ping implements Log.
+func (l *KafkaLog) Ping(ctx context.Context) error { return l.cl.Ping(ctx) }
+
 // Close implements Log.
 func (l *KafkaLog) Close() error {
 	l.cl.Close()

@@ -91,7 +91,7 @@ func Worker(s Settings, cfg workers.Config, durability journal.Durability, more 
 	cfg.Names, cfg.Partitions, cfg.Version, cfg.Durability = s.Names, s.Partitions, s.Version, string(durability)
 	cfg.LogKeep, cfg.Retain = sink.KeepRecords, s.Retain
 	return fx.Options(base(s, "worker", cfg.Node), stores(s), recent.Module(),
-		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(),
+		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(), watching(s, cfg.Node),
 		fx.Provide(func(l journal.Log) workers.Extents { return l }),
 		fx.Invoke(func(w *workers.Worker, o *ops.Server) {
 			o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready})
@@ -113,7 +113,7 @@ func Audit(s Settings, every time.Duration) fx.Option {
 func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := dispatch.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout}
 	return fx.Options(base(s, "dispatch", node), stores(s), recent.Module(),
-		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(dispatchDeps), dispatch.Module(),
+		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(dispatchDeps), dispatch.Module(), watching(s, node),
 		fx.Invoke(func(d *dispatch.Dispatcher, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: d.Ready}) }),
 		fx.Options(more...))
 }
@@ -122,7 +122,7 @@ func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 func Persist(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss, Retain: s.Retain}
 	return fx.Options(base(s, "persist", node), stores(s),
-		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(),
+		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(), watching(s, node),
 		fx.Invoke(func(k *sink.Sink, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: k.Ready}) }),
 		fx.Options(more...))
 }

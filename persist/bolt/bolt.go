@@ -138,6 +138,11 @@ func (s *Store) Prepare(ctx context.Context, partitions int) error {
 	})
 }
 
+// Ping implements store.Store: it tells whether the file is open.
+func (s *Store) Ping(context.Context) error {
+	return s.db.View(func(*bbolt.Tx) error { return nil })
+}
+
 // Close waits for the transactions under way and closes the file.
 func (s *Store) Close() error { return s.db.Close() }
 

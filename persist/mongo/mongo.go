@@ -161,6 +161,9 @@ func (s *Store) checkClaim(ctx context.Context, partitions int) (claimed bool, _
 	return true, nil
 }
 
+// Ping implements store.Store: it asks the primary.
+func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx, readpref.Primary()) }
+
 // Close ends the connections, waiting at most five seconds for operations under way.
 func (s *Store) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

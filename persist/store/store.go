@@ -120,5 +120,7 @@ type Store interface {
 	Rooms
 	// Prepare creates what the store needs (indexes, buckets) and claims it for a log of so many partitions, or gives ErrPartitions.
 	Prepare(ctx context.Context, partitions int) error
+	// Ping asks for a sign of life, of whatever Appends go to.
+	Ping(ctx context.Context) error
 	Close() error
 }

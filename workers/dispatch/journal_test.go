@@ -30,6 +30,7 @@ func (l fakeLog) Read(ctx context.Context, p int32, from int64, limit int) ([]jo
 
 func (fakeLog) Extents(context.Context) ([]journal.Extent, error) { panic("not asked") }
 func (fakeLog) Ensure(context.Context, int) error                 { return nil }
+func (fakeLog) Ping(context.Context) error                        { return nil }
 func (fakeLog) Committed(context.Context, string) (map[int32]journal.Commit, error) {
 	return nil, nil
 }

@@ -243,6 +243,7 @@ func (v *view) reach() error {
 }
 
 func (v *view) Ensure(context.Context, int) error { return v.reach() }
+func (v *view) Ping(context.Context) error        { return v.reach() }
 
 func (v *view) Bounds(_ context.Context, id int32) (start, end int64, err error) {
 	if err := v.reach(); err != nil {

@@ -149,6 +149,9 @@ func (s suite) wantRoom(t *testing.T, room contracts.RoomID, want []store.Entry)
 }
 
 func testPrepare(t *testing.T, s suite) {
+	if err := s.Ping(s.ctx); err != nil {
+		t.Errorf("ping: %v", err)
+	}
 	if err := s.Prepare(s.ctx, Partitions); err != nil {
 		t.Errorf("prepare again: %v", err)
 	}

@@ -1,0 +1,95 @@
+package wire_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/fx"
+
+	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/deploy/ops"
+	"github.com/parley-chat/parley/deploy/wire"
+	"github.com/parley-chat/parley/persist/store"
+)
+
+// moody is a store that answers a Ping as it is told to.
+type moody struct {
+	store.Store
+	ping atomic.Pointer[func(context.Context) error]
+}
+
+func (m *moody) Ping(ctx context.Context) error { return (*m.ping.Load())(ctx) }
+
+func (m *moody) be(ping func(context.Context) error) { m.ping.Store(&ping) }
+
+// TestIdleLossShows takes the store away from roles that nobody asks anything: operators read it, and that it is back.
+// Each stays ready all the time.
+func TestIdleLossShows(t *testing.T) {
+	for role, graph := range map[string]func(wire.Settings) fx.Option{
+		"worker":   func(s wire.Settings) fx.Option { return wire.Worker(s, worker, journal.DurabilityVolatile) },
+		"dispatch": func(s wire.Settings) fx.Option { return wire.Dispatch(s, "w") },
+		"persist":  func(s wire.Settings) fx.Option { return wire.Persist(s, "w") },
+	} {
+		t.Run(role, func(t *testing.T) {
+			p := newParts(t, "idle")
+			file := &moody{Store: p.settings.Store}
+			fine := func(context.Context) error { return nil }
+			file.be(fine)
+			p.settings.Store = file
+			p.settings.Ops = ops.New(ops.Config{Listen: "127.0.0.1:0"}, p.settings.Log)
+			if err := p.settings.Ops.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = p.settings.Ops.Stop(context.WithoutCancel(t.Context())) })
+			p.start(graph(p.settings))
+			said := func(part string) func() bool {
+				return func() bool {
+					resp, err := http.Get("http://" + p.settings.Ops.Addr() + "/readyz?verbose")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer func() { _ = resp.Body.Close() }()
+					var state struct{ Facts, Checks map[string]string }
+					if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
+						t.Fatal(err)
+					}
+					return strings.Contains(state.Facts["w servers"], part) && state.Checks["w"] == "ok"
+				}
+			}
+			failed := func() (n float64) {
+				families, err := p.settings.Ops.Registry().Gather()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range families {
+					if f.GetName() != "parley_server_ping_errors_total" {
+						continue
+					}
+					for _, m := range f.GetMetric() {
+						n += m.GetCounter().GetValue()
+					}
+				}
+				return n
+			}
+			p.until("all is well", said("all answer"))
+			file.be(func(context.Context) error { return errors.New("out for lunch") })
+			p.until("the refusal shows", said("out for lunch"))
+			before := failed()
+			if before == 0 {
+				t.Error("the metric did not move")
+			}
+			file.be(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			p.until("the silence shows", said("no answer in 2s"))
+			if failed() <= before {
+				t.Error("the metric did not move again")
+			}
+			file.be(fine)
+			p.until("the store is back", said("all answer"))
+		})
+	}
+}
