@@ -16,7 +16,7 @@ func Await(ctx context.Context, client redis.UniversalClient, url string, log *s
 	server := withoutUser(url)
 	for warned := false; ; {
 		try, cancel := context.WithTimeout(ctx, dialTimeout)
-		err := client.Ping(try).Err()
+		err := Ping(try, client)
 		cancel()
 		if err == nil {
 			log.Info("connected to redis", "server", server)
@@ -35,6 +35,14 @@ func Await(ctx context.Context, client redis.UniversalClient, url string, log *s
 			return
 		}
 	}
+}
+
+// Ping asks Redis for a sign of life: every master of a cluster, of which the client's own Ping asks one at a time.
+func Ping(ctx context.Context, client redis.UniversalClient) error {
+	if c, ok := client.(*redis.ClusterClient); ok {
+		return c.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error { return master.Ping(ctx).Err() })
+	}
+	return client.Ping(ctx).Err()
 }
 
 // withoutUser takes user, password and parameters out of the URLs of a list.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parley-chat/parley/bus/embedded"
 	"github.com/parley-chat/parley/bus/fanout"
 )
 
@@ -59,4 +60,40 @@ func (a *answers) ProcessHook(redis.ProcessHook) redis.ProcessHook {
 
 func (a *answers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
+}
+
+// TestPing: a cluster of which one master does not answer has not given a sign of life.
+func TestPing(t *testing.T) {
+	one, err := embedded.StartRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = one.Close() }()
+	other, err := embedded.StartRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	addr := func(r *embedded.Redis) string { return strings.TrimPrefix(r.URL(), "redis://") }
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{addr(one), addr(other)},
+		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+			return []redis.ClusterSlot{
+				{Start: 0, End: 8191, Nodes: []redis.ClusterNode{{Addr: addr(one)}}},
+				{Start: 8192, End: 16383, Nodes: []redis.ClusterNode{{Addr: addr(other)}}},
+			}, nil
+		},
+	})
+	defer func() { _ = client.Close() }()
+	for range 4 {
+		if err := fanout.Ping(t.Context(), client); err != nil {
+			t.Fatalf("both are there: %v", err)
+		}
+	}
+	other.Interrupt()
+	for range 4 {
+		if err := fanout.Ping(t.Context(), client); err == nil {
+			t.Fatal("one is away")
+		}
+	}
 }

@@ -56,8 +56,32 @@ func NewLog(cfg Config, log *slog.Logger) (*KafkaLog, error) {
 	return &KafkaLog{cfg: cfg, topic: cfg.topic(), log: log, cl: cl, adm: kadm.NewClient(cl)}, nil
 }
 
-// Ping implements Log.
-func (l *KafkaLog) Ping(ctx context.Context) error { return l.cl.Ping(ctx) }
+// Ping implements Log. The client's own Ping asks one broker after the other, so that a silent one takes all of the time.
+func (l *KafkaLog) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	brokers := l.cl.DiscoveredBrokers()
+	if len(brokers) == 0 {
+		brokers = l.cl.SeedBrokers()
+	}
+	answers := make(chan error, len(brokers))
+	for _, b := range brokers {
+		go func() {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Topics = []kmsg.MetadataRequestTopic{}
+			_, err := b.Request(ctx, req)
+			answers <- err
+		}()
+	}
+	var err error
+	for range brokers {
+		if err = <-answers; err == nil {
+			return nil
+		}
+	}
+	l.cl.ForceMetadataRefresh() // they may have moved
+	return fmt.Errorf("ping the log: %w", err)
+}
 
 // Close implements Log.
 func (l *KafkaLog) Close() error {

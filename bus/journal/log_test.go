@@ -4,10 +4,13 @@ package journal_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -15,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/journal"
 )
 
@@ -150,5 +154,38 @@ func TestReadBehindANewLeader(t *testing.T) {
 	}
 	if records, err := log.Read(t.Context(), 0, 2, 10); err != nil || len(records) != 0 {
 		t.Errorf("read %v, %v at the end", records, err)
+	}
+}
+
+// TestPing: one broker that answers is enough, whatever becomes of the others.
+func TestPing(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	log, err := journal.NewLog(journal.Config{Brokers: append([]string{silent.Addr().String()}, cluster.ListenAddrs()...), Partitions: 1}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	for range 3 { // by the brokers that were named, then by those that they told of
+		ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
+		err := log.Ping(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cluster.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := log.Ping(ctx); err == nil {
+		t.Error("nobody is there")
 	}
 }

@@ -66,16 +66,20 @@ func seconds(from, to float64) [2]time.Duration {
 
 func always(names ...string) func(string) []string { return func(string) []string { return names } }
 
-// pingSignal is a metric of all roles but edges: it moves also where a role needs nothing of the server that is away.
-const pingSignal = "parley_server_ping_errors_total"
+// What all roles but edges say of the servers they ask for a sign of life, needed just then or not.
+const (
+	logSilent   = `parley_server_ping_errors_total{server="log"}`
+	redisSilent = `parley_server_ping_errors_total{server="Redis"}`
+	storeSilent = `parley_server_ping_errors_total{server="store"}`
+)
 
-// Metrics by which faults show.
+// Metrics by which faults show, the sum of all series of a name where no label is named.
 var (
 	edgeSignals     = []string{"parley_edge_errors_total", "parley_edge_repairs_total"}
 	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
-	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions", "parley_persist_untold_total", pingSignal}
+	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions", "parley_persist_untold_total", storeSilent}
 	workerSignals   = []string{"parley_worker_cache_errors_total", "parley_worker_events_lost_total"}
-	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals)
+	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals, []string{logSilent, redisSilent})
 )
 
 // kinds are all faults by name.

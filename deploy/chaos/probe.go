@@ -82,9 +82,14 @@ func (p *prober) one(ctx context.Context, name, phase string) history.Event {
 	e.Metrics = make(map[string]float64)
 	_, _ = p.get(ctx, within, p.p.ops[name]+"/metrics", func(line string) { // what is missing shows as missing
 		series, value, ok := strings.Cut(line, " ")
+		server := ""
 		if i := strings.IndexByte(series, '{'); i >= 0 {
 			end := strings.LastIndexByte(line, '}')
 			series, value, ok = line[:i], strings.TrimSpace(line[end+1:]), end > i
+			if _, name, has := strings.Cut(line, `server="`); has { // which one counts: see storeSilent
+				name, _, _ = strings.Cut(name, `"`)
+				server = `{server="` + name + `"}`
+			}
 		}
 		if strings.HasPrefix(series, "#") || !ok || strings.HasSuffix(series, "_bucket") {
 			return
@@ -97,7 +102,7 @@ func (p *prober) one(ctx context.Context, name, phase string) history.Event {
 		case series == "process_resident_memory_bytes":
 			e.Memory = int64(v)
 		case strings.HasPrefix(series, "parley_"):
-			e.Metrics[series] += v
+			e.Metrics[series+server] += v
 		}
 	})
 	if pid, ok := p.p.procs[name].Pid(); ok {

@@ -24,7 +24,8 @@ func TestMeasure(t *testing.T) {
 			}
 			w.WriteHeader(code)
 			if code == http.StatusOK {
-				fmt.Fprint(w, "# HELP go_goroutines x\ngo_goroutines 41\nprocess_resident_memory_bytes 5e+06\nparley_edge_connections{a=\"b\"} 2\n")
+				fmt.Fprint(w, "# HELP go_goroutines x\ngo_goroutines 41\nprocess_resident_memory_bytes 5e+06\nparley_edge_connections{a=\"b\"} 2\n"+
+					"parley_server_ping_errors_total{node=\"n\",server=\"log\"} 3\nparley_server_ping_errors_total{node=\"n\",server=\"store\"} 4\n")
 			}
 		}))
 		t.Cleanup(s.Close)
@@ -47,7 +48,8 @@ func TestMeasure(t *testing.T) {
 	if diff := cmp.Diff([]string{"edge-2", "worker-2"}, silent); diff != "" {
 		t.Errorf("silent (-want +got):\n%s", diff)
 	}
-	if len(all) != 4 || all[0].Process != "edge-1" || all[0].Goroutines != 41 || all[0].Memory != 5e6 || all[0].Metrics["parley_edge_connections"] != 2 {
+	if len(all) != 4 || all[0].Process != "edge-1" || all[0].Goroutines != 41 || all[0].Memory != 5e6 || all[0].Metrics["parley_edge_connections"] != 2 ||
+		all[0].Metrics[logSilent] != 3 || all[0].Metrics[storeSilent] != 4 {
 		t.Errorf("measured %+v", all)
 	}
 	if err := out.Flush(); err != nil || strings.Count(file.String(), `"phase":"final"`) != 4 {

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/fx"
 
+	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/ops"
@@ -47,7 +48,7 @@ func watching(s Settings, node contracts.NodeID) fx.Option {
 	return fx.Invoke(func(lc fx.Lifecycle, log journal.Log, client redis.UniversalClient, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) error {
 		return newWatch(lc, reg, logger, o, node, map[string]func(context.Context) error{
 			"log":   log.Ping,
-			"Redis": func(ctx context.Context) error { return client.Ping(ctx).Err() },
+			"Redis": func(ctx context.Context) error { return fanout.Ping(ctx, client) },
 			"store": s.Store.Ping,
 		})
 	})
@@ -66,19 +67,15 @@ func newWatch(lc fx.Lifecycle, reg prometheus.Registerer, log *slog.Logger, o *o
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
 	for name, ping := range servers {
 		w.errors.WithLabelValues(name)
 		lc.Append(fx.Hook{OnStart: func(context.Context) error {
-			running.Go(func() { w.run(ctx, name, ping) })
+			go w.run(ctx, name, ping)
 			return nil
 		}})
 	}
-	lc.Append(fx.Hook{OnStop: func(context.Context) error {
-		cancel()
-		running.Wait()
-		return nil
-	}})
+	// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
+	lc.Append(fx.StopHook(cancel))
 	o.Tell(string(node)+" servers", func() string { return w.state(time.Now()) })
 	return nil
 }
@@ -106,7 +103,7 @@ func (w *watch) run(ctx context.Context, name string, ping func(context.Context)
 // note keeps what a ping that began then came to. Only what changes is logged.
 func (w *watch) note(name string, began time.Time, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer in %s", pingWithin)
+		err = fmt.Errorf("no answer in %s: %w", pingWithin, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

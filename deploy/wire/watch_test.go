@@ -47,6 +47,7 @@ func TestIdleLossShows(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = p.settings.Ops.Stop(context.WithoutCancel(t.Context())) })
 			p.start(graph(p.settings))
+			was := false // ready
 			said := func(part string) func() bool {
 				return func() bool {
 					resp, err := http.Get("http://" + p.settings.Ops.Addr() + "/readyz?verbose")
@@ -58,10 +59,15 @@ func TestIdleLossShows(t *testing.T) {
 					if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
 						t.Fatal(err)
 					}
-					return strings.Contains(state.Facts["w servers"], part) && state.Checks["w"] == "ok"
+					if ready := state.Checks["w"] == "ok"; was && !ready {
+						t.Fatalf("it is not ready any more: %s", state.Checks["w"])
+					} else {
+						was = ready
+					}
+					return was && strings.Contains(state.Facts["w servers"], part)
 				}
 			}
-			failed := func() (n float64) {
+			failed := func(server string) float64 {
 				families, err := p.settings.Ops.Registry().Gather()
 				if err != nil {
 					t.Fatal(err)
@@ -71,22 +77,27 @@ func TestIdleLossShows(t *testing.T) {
 						continue
 					}
 					for _, m := range f.GetMetric() {
-						n += m.GetCounter().GetValue()
+						for _, l := range m.GetLabel() {
+							if l.GetName() == "server" && l.GetValue() == server {
+								return m.GetCounter().GetValue()
+							}
+						}
 					}
 				}
-				return n
+				t.Fatalf("no metric tells of the %s", server)
+				return 0
 			}
 			p.until("all is well", said("all answer"))
 			file.be(func(context.Context) error { return errors.New("out for lunch") })
 			p.until("the refusal shows", said("out for lunch"))
-			before := failed()
+			before := failed("store")
 			if before == 0 {
 				t.Error("the metric did not move")
 			}
 			file.be(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			p.until("the silence shows", said("no answer in 2s"))
-			if failed() <= before {
-				t.Error("the metric did not move again")
+			if failed("store") <= before || failed("log") != 0 || failed("Redis") != 0 {
+				t.Errorf("failed: store %v and before %v, log %v, Redis %v", failed("store"), before, failed("log"), failed("Redis"))
 			}
 			file.be(fine)
 			p.until("the store is back", said("all answer"))
