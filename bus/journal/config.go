@@ -93,6 +93,12 @@ func (c Config) heartbeat() time.Duration {
 	return max(min(c.SessionTimeout/20, 400*time.Millisecond), 50*time.Millisecond)
 }
 
+// rebalance is how long the group's other members wait for one that does not join again. The client's default is a minute. That
+// long all stood still where Kafka, started again, had loaded the group twice at once (it says "Ignored load completion" then):
+// it does not expire the dead members that it so remembers, and forgets who is about to join. A live member has heard of
+// the rebalance by its next heartbeat and has revokeTimeout to commit.
+func (c Config) rebalance() time.Duration { return max(c.SessionTimeout, 2*revokeTimeout) }
+
 // newClient returns a client of the brokers with opts, which are applied last. It connects in the background.
 func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error) {
 	if err := c.Validate(); err != nil {

@@ -99,6 +99,7 @@ func NewConsumer(cfg Config, group string, owner Owner, log *slog.Logger) (*Kafk
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(cfg.SessionTimeout),
+		kgo.RebalanceTimeout(cfg.rebalance()),
 		kgo.HeartbeatInterval(cfg.heartbeat()),
 		kgo.OnPartitionsAssigned(c.onAssigned),
 		kgo.OnPartitionsRevoked(c.onRevoked),

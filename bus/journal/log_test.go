@@ -189,3 +189,33 @@ func TestPing(t *testing.T) {
 		t.Error("nobody is there")
 	}
 }
+
+// TestRebalanceIsShort: a group waits for members that do not come back as long as its slowest member allowed it, so none may
+// leave that to the client's default of a minute.
+func TestRebalanceIsShort(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "parley.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	asked := make(chan time.Duration, 1)
+	cluster.ControlKey(int16(kmsg.JoinGroup), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		asked <- time.Duration(r.(*kmsg.JoinGroupRequest).RebalanceTimeoutMillis) * time.Millisecond
+		return nil, nil, false
+	})
+	c, err := journal.NewConsumer(journal.Config{Brokers: cluster.ListenAddrs(), Partitions: 1}, "g", nobody{}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if got := <-asked; got != 10*time.Second {
+		t.Errorf("the group is to wait %s", got)
+	}
+}
+
+// nobody owns partitions and does nothing.
+type nobody struct{}
+
+func (nobody) Assign(context.Context, int32, *journal.Commit) (int64, error) { return 0, nil }
+func (nobody) Revoke(context.Context, []int32)                               {}
+func (nobody) Lose([]int32)                                                  {}
