@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 	"unsafe"
+
+	"github.com/parley-chat/parley/contracts"
 )
 
 // Buckets are a connection's buckets, driven by who calls them.
@@ -95,4 +97,12 @@ func (s *Server) Inboxes() (n int) {
 		l.mu.Unlock()
 	}
 	return n
+}
+
+// Overdue has a room's repair look as if it had been tried for so long that it is given up with the next answer.
+func (s *Server) Overdue(room contracts.RoomID) {
+	sh := s.hub.shard(contracts.LaneOf(room))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.rooms[room].since = time.Now().Add(-repairTime)
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/edge"
 )
@@ -45,5 +46,45 @@ func TestInboxIsBounded(t *testing.T) {
 		}
 		w.say(lobby, all+1)
 		c.entry(all + 1)
+	})
+}
+
+// TestCrowdedIsNotGivenUp: a repair that is overdue while the loops take nothing tells no gap of what is there, and keeps the room
+// locked no longer than it takes: the loops may be waiting for it.
+func TestCrowdedIsNotGivenUp(t *testing.T) {
+	transports(t, func(t *testing.T, portable bool) {
+		w := newWorld(t, portable, func(c *edge.Config, _ *edge.Deps) { c.OutboundBytes, c.OutboundTotal = 256<<20, 1<<30 })
+		c := w.connected()
+		c.joined(w, lobby, 0)
+		const bound = 16 << 10
+		release := w.server.Block()
+		for seq := contracts.Seq(1); seq <= bound+2; seq++ {
+			w.say(lobby, seq)
+		}
+		q := w.worker.next(t, contracts.OpRepair)
+		w.server.Overdue(lobby)
+		taken := make(chan struct{})
+		go func() {
+			q.answer(rpc.ErrNoServer)
+			close(taken)
+		}()
+		select {
+		case <-taken:
+		case <-time.After(patience):
+			t.Fatal("the repair does not end")
+		}
+		if n := w.server.Inboxes(); n > bound+100 {
+			t.Errorf("%d wait", n)
+		}
+		release()
+		for seq := contracts.Seq(1); seq <= bound+2; seq++ {
+			if seq%1000 == 1 {
+				_ = c.nc.SetDeadline(time.Now().Add(3 * patience))
+			}
+			c.entry(seq)
+		}
+		if n := w.metric("gaps_total"); n != 0 {
+			t.Errorf("%v gaps", n)
+		}
 	})
 }

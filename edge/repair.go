@@ -107,27 +107,32 @@ func (h *hub) repaired(r *room, epoch contracts.Epoch, a *contracts.Answer) {
 	case r.passed > before:
 		r.since, r.tryAt = now, now
 		h.tryRepair(r)
+	case r.crowded(): // whatever was answered, it could not be handed on: that is no worker's fault
+		r.since, r.tryAt = now, now.Add(repairTick)
 	case now.Sub(r.since) >= repairTime:
-		for r.passed < r.head { // every hole: the questions were for all that was missing
-			h.giveUp(r)
-		}
-		r.repairing = false
+		h.giveUp(r)
 	default:
 		r.tryAt = now.Add(100*time.Millisecond + rand.N(200*time.Millisecond))
 	}
 }
 
-// giveUp tells the members of the first hole, which could not be read, and goes on behind it. The shard is locked.
+// giveUp tells the members of every hole, as the questions were for all that was missing, and goes on behind it, as far as
+// the loops take it: a loop that waits for this shard takes no more before it is unlocked. The shard is locked.
 func (h *hub) giveUp(r *room) {
-	to := r.head
-	for seq := range r.aside {
-		to = min(to, seq-1)
+	for ; r.passed < r.head && !r.crowded(); h.drain(r) {
+		to := r.head
+		for seq := range r.aside {
+			to = min(to, seq-1)
+		}
+		if to == r.passed {
+			continue // what comes next is there
+		}
+		h.srv.metrics.gaps.Inc()
+		h.srv.log.Warn("entries could not be read in time; members are told of a gap", "room", r.id, "from", r.passed+1, "to", to)
+		h.hand(r, item{kind: itemGap, epoch: r.epoch, seq: r.passed + 1, to: to})
+		r.passed = to
 	}
-	h.srv.metrics.gaps.Inc()
-	h.srv.log.Warn("entries could not be read in time; members are told of a gap", "room", r.id, "from", r.passed+1, "to", to)
-	h.hand(r, item{kind: itemGap, epoch: r.epoch, seq: r.passed + 1, to: to})
-	r.passed = to
-	h.drain(r)
+	r.repairing = r.passed < r.head
 }
 
 // retryRepairs asks again where it is time, and forgets what is repaired.
@@ -145,7 +150,11 @@ func (h *hub) retryRepairs(now time.Time) {
 			delete(h.repairs, r)
 			h.repairMu.Unlock()
 		case !r.asked && !now.Before(r.tryAt):
-			h.tryRepair(r)
+			if h.drain(r); r.crowded() {
+				r.since = now
+			} else if r.passed < r.head {
+				h.tryRepair(r)
+			}
 		}
 		sh.mu.Unlock()
 	}
