@@ -52,6 +52,7 @@ type KafkaConsumer struct {
 	reader *kgo.Client
 	adm    *kadm.Client // on member
 	alive  atomic.Int64 // Unix nanoseconds; 0: never
+	held   atomic.Bool  // the group's callback waits for Poll: the member cannot join a rebalance
 
 	ctx    context.Context // of everything that runs beside Poll; ends with Close
 	cancel context.CancelFunc
@@ -139,7 +140,9 @@ func (c *KafkaConsumer) confirm(member *kgo.Client, within time.Duration) {
 	ctx, cancel := context.WithTimeout(c.ctx, within)
 	defer cancel()
 	resp, err := req.RequestWith(ctx, member)
-	if err == nil && (resp.ErrorCode == 0 || resp.ErrorCode == kerr.RebalanceInProgress.Code) {
+	// A member that still gives up partitions has not joined the rebalance that is in progress. From its beginning on the
+	// group gives it as long as a silent one, and this would look like life to the end of that.
+	if err == nil && (resp.ErrorCode == 0 || resp.ErrorCode == kerr.RebalanceInProgress.Code && !c.held.Load()) {
 		c.alive.Store(sent.UnixNano())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -219,3 +220,95 @@ type nobody struct{}
 func (nobody) Assign(context.Context, int32, *journal.Commit) (int64, error) { return 0, nil }
 func (nobody) Revoke(context.Context, []int32)                               {}
 func (nobody) Lose([]int32)                                                  {}
+
+// TestHeldUpIsNotAlive: a member that is held up in Revoke while the group is at its next rebalance does not join it in time, maybe;
+// it must not pass for alive until it is put out.
+func TestHeldUpIsNotAlive(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, "parley.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	cfg := journal.Config{Brokers: cluster.ListenAddrs(), Partitions: 2}
+	owner := &slowOwner{assigned: make(chan int32, 2), revoking: make(chan struct{}), release: make(chan struct{})}
+	first, err := journal.NewConsumer(cfg, "g", owner, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var beats atomic.Int64
+	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
+	defer cancel()
+	poll := func(c journal.Consumer) {
+		for ctx.Err() == nil {
+			if _, err := c.Poll(ctx, time.Second); err != nil {
+				return
+			}
+		}
+	}
+	var polling sync.WaitGroup
+	polling.Go(func() { poll(first) })
+	for range 2 {
+		select {
+		case <-owner.assigned:
+		case <-ctx.Done():
+			t.Fatal("nothing was assigned")
+		}
+	}
+	second, err := journal.NewConsumer(cfg, "g", nobody{}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	polling.Go(func() { poll(second) })
+	select {
+	case <-owner.revoking:
+	case <-ctx.Done():
+		t.Fatal("nothing was revoked")
+	}
+	cluster.ControlKey(int16(kmsg.Heartbeat), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		beats.Add(1)
+		resp := r.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp, nil, true
+	})
+	after := func(n int64) time.Time {
+		for from := beats.Load(); beats.Load() < from+n; {
+			if pause := time.NewTimer(time.Millisecond); ctx.Err() == nil {
+				<-pause.C
+			} else {
+				t.Fatal("no heartbeats")
+			}
+		}
+		return first.Alive()
+	}
+	if was, is := after(10), after(10); !is.Equal(was) {
+		t.Errorf("it is alive since %s, after 10 more heartbeats since %s", was, is)
+	}
+	close(owner.release)
+	cancel()
+	polling.Wait()
+	for _, c := range []journal.Consumer{first, second} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// slowOwner takes its time to give up.
+type slowOwner struct {
+	nobody
+	assigned chan int32
+	revoking chan struct{}
+	once     sync.Once
+	release  chan struct{}
+}
+
+func (o *slowOwner) Assign(_ context.Context, p int32, _ *journal.Commit) (int64, error) {
+	o.assigned <- p
+	return 0, nil
+}
+
+func (o *slowOwner) Revoke(context.Context, []int32) {
+	o.once.Do(func() { close(o.revoking) })
+	<-o.release
+}

@@ -86,6 +86,8 @@ func (c *KafkaConsumer) postAndWait(kind eventKind, partitions []int32) {
 	if len(partitions) == 0 {
 		return
 	}
+	c.held.Store(true)
+	defer c.held.Store(false)
 	dealt := make(chan struct{})
 	c.post(event{kind: kind, partitions: partitions, dealt: dealt})
 	select {
