@@ -133,10 +133,14 @@ func makeKinds() map[string]kind {
 		"link-half":     {help: "one way of every connection of a link is closed, the other not", do: linkHalf},
 		"link-slow":     {help: "a link gets 20 to 300 ms of latency", do: linkSlow},
 		"link-throttle": {help: "a link carries 4 to 64 KB/s per connection", do: linkThrottle},
-		"link-hang":     {help: "a link accepts new connections and says nothing; the old ones are reset", do: linkHang},
-		"link-refuse":   {help: "a link resets the old connections and every new one", do: linkRefuse},
+		"link-hang":     {help: "a link accepts new connections and says nothing; the old ones are reset", do: linkHang, shows: 4 * time.Second},
+		"link-refuse":   {help: "a link resets the old connections and every new one", do: linkRefuse, shows: 4 * time.Second},
 	} {
-		k.short, k.long, k.targets, k.silent = seconds(2, 8), seconds(5, 25), links, true
+		k.short, k.long, k.targets = seconds(2, 8), seconds(5, 25), links
+		if k.shows > 0 {
+			k.signals = anySignals
+		}
+		k.silent = k.shows == 0
 		all[name] = k
 	}
 	all["untold-dispatch"] = kind{

@@ -63,8 +63,10 @@ func (r *Report) finish(w *world) {
 	r.Wrong, r.WrongTotal = w.tally.violations(), int(w.tally.wrong.Load())
 }
 
-// Good reports whether no promise was broken.
-func (r *Report) Good() bool { return r.WrongTotal == 0 && r.Verdict != nil && r.Verdict.Good() }
+// Good reports whether no promise was broken and, where there were faults, nothing was left unchecked.
+func (r *Report) Good() bool {
+	return r.WrongTotal == 0 && r.Verdict != nil && r.Verdict.Good() && (len(r.Verdict.Absent) == 0 || len(r.Faults) == 0)
+}
 
 // WriteText writes the report for people. The error is out's.
 func (r *Report) WriteText(out io.Writer) error {

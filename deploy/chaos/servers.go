@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -135,6 +137,9 @@ func killAll(ctx context.Context, f *fault) error {
 		}
 	}
 	f.hold(ctx)
+	if err := f.forget(); err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(names))
 	for i, name := range names {
@@ -142,7 +147,8 @@ func killAll(ctx context.Context, f *fault) error {
 	}
 	wg.Wait()
 	// Both came back empty; who follows whom is said anew.
-	return errors.Join(errors.Join(errs...), f.follow(ctx))
+	primary, _ := f.w.redis()
+	return errors.Join(errors.Join(errs...), f.empty(ctx, primary), f.follow(ctx))
 }
 
 // ask runs commands on a Redis, past the proxies.
@@ -180,10 +186,35 @@ func redisRestart(ctx context.Context, f *fault) error {
 		return err
 	}
 	f.hold(ctx)
+	if err := f.forget(); err != nil {
+		return err
+	}
 	if err := f.begin(primary); err != nil {
 		return err
 	}
-	return f.follow(ctx)
+	return errors.Join(f.empty(ctx, primary), f.follow(ctx))
+}
+
+// forget removes what a replica's synchronisation left on disk: a Redis that is started loads it, whoever wrote it.
+func (f *fault) forget() error {
+	if err := os.Remove(filepath.Join(f.w.dir, "dump.rdb")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("start Redis empty: %w", err)
+	}
+	return nil
+}
+
+// empty checks that a Redis loaded nothing when it was started.
+func (f *fault) empty(ctx context.Context, name string) error {
+	return f.ask(ctx, name, func(ctx context.Context, c *goredis.Client) error {
+		info, err := c.InfoMap(ctx, "persistence").Result()
+		if err != nil {
+			return err
+		}
+		if n := info["Persistence"]["rdb_last_load_keys_loaded"]; n != "" && n != "0" {
+			return fmt.Errorf("it did not start empty but with %s keys", n)
+		}
+		return nil
+	})
 }
 
 func redisPause(ctx context.Context, f *fault) error {

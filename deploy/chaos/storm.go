@@ -115,6 +115,9 @@ func (w *world) storm(ctx context.Context, report *Report) {
 		}
 	}
 	s.Resumes, s.Reads = int(w.tally.resumes.Load()-resumesBefore), int(reads.Load()-readsBefore)
+	if s.Affected == 0 {
+		w.tally.odd("nobody was connected to the killed edge")
+	}
 	if s.Resumed < s.Affected {
 		w.tally.odd(fmt.Sprintf("%d of %d clients of the killed edge had resumed after %.1f s", s.Resumed, s.Affected, s.AllS))
 	}
