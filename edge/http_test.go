@@ -164,6 +164,27 @@ func TestFull(t *testing.T) {
 	})
 }
 
+// TestReady: an edge that lacks what it needs says so, and what it is.
+func TestReady(t *testing.T) {
+	w := newWorld(t, false)
+	for _, tt := range []struct {
+		lacks string
+		take  func(away bool)
+	}{
+		{"NATS", w.worker.down.Store},
+		{"Redis", w.ear.deaf.Store},
+	} {
+		if err := w.server.Ready(); err != nil {
+			t.Errorf("with all it needs: %v", err)
+		}
+		tt.take(true)
+		if err := w.server.Ready(); err == nil || !strings.Contains(err.Error(), tt.lacks) {
+			t.Errorf("without %s: %v", tt.lacks, err)
+		}
+		tt.take(false)
+	}
+}
+
 func TestHTTP(t *testing.T) {
 	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprintf(w, "page %s", r.URL.Path) })
 	transports(t, func(t *testing.T, portable bool) {

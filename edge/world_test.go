@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,6 +143,7 @@ func headOf(room contracts.RoomID, epoch contracts.Epoch, seq contracts.Seq) con
 // ear is the subscriber that a test speaks into.
 type ear struct {
 	receiver fanout.Receiver
+	deaf     atomic.Bool // it is not healthy
 
 	mu     sync.Mutex // guards the rest
 	lanes  map[contracts.Lane]bool
@@ -204,7 +206,7 @@ func (e *ear) hears(room contracts.RoomID) bool {
 	return e.lanes[contracts.LaneOf(room)]
 }
 
-func (e *ear) Healthy() bool { return true }
+func (e *ear) Healthy() bool { return !e.deaf.Load() }
 
 func (e *ear) Close() error {
 	e.mu.Lock()
