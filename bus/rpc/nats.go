@@ -195,15 +195,20 @@ func withoutUser(raw string) string {
 	return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
-// settle waits until the broker knows the subscriptions made so far. A broker that is away learns them when it comes.
+// settle waits until the broker knows the subscriptions made so far. A broker that is away or silent learns them when it comes.
 func (n *NATS) settle() error {
 	if !n.conn.IsConnected() {
 		return nil
 	}
-	if err := n.conn.FlushTimeout(connectTimeout); err != nil && n.conn.IsConnected() {
-		return fmt.Errorf("wait for nats to take the subscriptions: %w", err)
+	err := n.conn.FlushTimeout(connectTimeout)
+	switch {
+	case err == nil || !n.conn.IsConnected():
+		return nil
+	case errors.Is(err, nats.ErrTimeout):
+		n.log.Warn("NATS is silent; it learns the subscriptions when it answers", "server", n.server)
+		return nil
 	}
-	return nil
+	return fmt.Errorf("wait for nats to take the subscriptions: %w", err)
 }
 
 // Ask implements Client.

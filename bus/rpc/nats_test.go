@@ -3,9 +3,11 @@
 package rpc_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -250,6 +252,42 @@ func TestStopWhileBrokerIsSilent(t *testing.T) {
 				<-tick.C
 			}
 		})
+	}
+}
+
+// A broker that greets and then is silent ends nobody's start: it learns later whom it serves.
+func TestStartBesideASilentBroker(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, `INFO {"server_id":"s","version":"2.12.6","max_payload":1048576,"headers":true}`+"\r\n")
+			in := bufio.NewReader(c)
+			for line := ""; line != "PING\r\n" && err == nil; {
+				line, err = in.ReadString('\n')
+			}
+			_, _ = io.WriteString(c, "PONG\r\n")
+			_, _ = io.Copy(io.Discard, in)
+			_ = c.Close()
+		}
+	}()
+	n := connect(t, rpc.Config{URL: "nats://" + l.Addr().String()})
+	if !n.Up() {
+		t.Error("it has not been greeted")
+	}
+	stop, err := n.Serve(rpc.Service{Name: "early", Version: "1.0.0", Endpoints: []rpc.Endpoint{{Name: "e", Subject: "early", Handler: func(rpc.Request) {}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 
