@@ -345,7 +345,10 @@ func (c *client) replied(r request, f *serverFrame) {
 			c.note(history.Event{Kind: history.Left, Client: c.name, Conn: c.n, Room: r.room})
 			l := c.room(r.room)
 			l.joined, l.have, l.aside = false, false, nil
-			if l.wanted {
+			switch {
+			case l.joining: // asked behind the leave: its reply is still to come, and makes it listen again
+				c.note(history.Event{Kind: history.Joining, Client: c.name, Conn: c.n, Room: r.room})
+			case l.wanted:
 				c.join(r.room)
 			}
 		} else {
