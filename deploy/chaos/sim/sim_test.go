@@ -335,3 +335,30 @@ func (w *world) replace(all []*process, i int, start func() *process) {
 	all[i] = next
 	w.mu.Unlock()
 }
+
+// TestLeaveAndBack: who leaves a room and joins it again at once, before either is answered, listens to it.
+func TestLeaveAndBack(t *testing.T) {
+	var events []history.Event
+	inWorld(t, 1, func(w *world) {
+		w.note(history.Event{Kind: history.Fault, Fault: "none", What: "none", Silent: true})
+		c, other := w.connect(), w.connect()
+		room := roomName(0)
+		c.listen(room)
+		other.listen(room)
+		pass(time.Second)
+		c.leave(room)
+		c.listen(room)
+		pass(time.Second)
+		other.send(room, 3, 0)
+		w.rest()
+		w.dump()
+		events = w.events
+	})
+	judge := check.New(check.Config{})
+	for _, e := range events {
+		judge.Add(e)
+	}
+	if r := judge.Finish(); !r.Good() || r.Figures.Received < 6 {
+		t.Error(report(t, r))
+	}
+}
