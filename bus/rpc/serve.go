@@ -36,7 +36,7 @@ type endpoint struct {
 	lastErr atomic.Pointer[string]
 }
 
-// Serve implements Server. While the broker is away it succeeds: the broker learns of the service when it comes.
+// Serve implements Server. While the broker is away or silent it succeeds: the broker learns of the service when it answers.
 func (n *NATS) Serve(s Service) (stop func() error, err error) {
 	var endpoints []*endpoint
 	undo := func() {

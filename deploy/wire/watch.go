@@ -46,38 +46,31 @@ type loss struct {
 // watching has a role with a store watch it, Redis and the log, from the graph's start to its stop.
 func watching(s Settings, node contracts.NodeID) fx.Option {
 	return fx.Invoke(func(lc fx.Lifecycle, log journal.Log, client redis.UniversalClient, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) error {
-		return newWatch(lc, reg, logger, o, node, map[string]func(context.Context) error{
+		w := &watch{
+			log: logger,
+			errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: "parley_server_ping_errors_total",
+				Help: "Signs of life that a server (log, Redis, store) did not give within two seconds; it is asked every second.",
+			}, []string{"server"}),
+			lost: make(map[string]loss),
+		}
+		if err := reg.Register(w.errors); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		for name, ping := range map[string]func(context.Context) error{
 			"log":   log.Ping,
 			"Redis": func(ctx context.Context) error { return fanout.Ping(ctx, client) },
 			"store": s.Store.Ping,
-		})
+		} {
+			w.errors.WithLabelValues(name)
+			lc.Append(fx.StartHook(func() { go w.run(ctx, name, ping) }))
+		}
+		// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
+		lc.Append(fx.StopHook(cancel))
+		o.Tell(string(node)+" servers", func() string { return w.state(time.Now()) })
+		return nil
 	})
-}
-
-func newWatch(lc fx.Lifecycle, reg prometheus.Registerer, log *slog.Logger, o *ops.Server, node contracts.NodeID, servers map[string]func(context.Context) error) error {
-	w := &watch{
-		log: log,
-		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "parley_server_ping_errors_total",
-			Help: "Signs of life that a server (log, Redis, store) did not give within two seconds; it is asked every second.",
-		}, []string{"server"}),
-		lost: make(map[string]loss),
-	}
-	if err := reg.Register(w.errors); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	for name, ping := range servers {
-		w.errors.WithLabelValues(name)
-		lc.Append(fx.Hook{OnStart: func(context.Context) error {
-			go w.run(ctx, name, ping)
-			return nil
-		}})
-	}
-	// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
-	lc.Append(fx.StopHook(cancel))
-	o.Tell(string(node)+" servers", func() string { return w.state(time.Now()) })
-	return nil
 }
 
 func (w *watch) run(ctx context.Context, name string, ping func(context.Context) error) {
