@@ -48,7 +48,7 @@ class World {
   token = null;
   draw = 1; // what random() returns, but for rounding
 
-  constructor({ token = null, saved = [] } = {}) {
+  constructor({ token = null, saved = [], ...cfg } = {}) {
     const world = this;
     this.token = token;
     this.saved = saved;
@@ -59,6 +59,7 @@ class World {
       outbox: { load: () => structuredClone(this.saved), save: (items) => (this.saved = structuredClone(items)) },
       clock: this.clock,
       random: () => this.draw,
+      ...cfg,
       WebSocket: class {
         asked = [];
         closedWith = null;
@@ -441,8 +442,8 @@ test('close codes', () => {
   assert.equal(banned.types('state').at(-1).why.code, 4403);
 });
 
-test('a refused token is dropped once', () => {
-  const w = new World({ token: 'old' });
+test('a guest\'s refused token is dropped once', () => {
+  const w = new World({ token: 'old', guest: true });
   w.client.start();
   w.socket.onopen();
   assert.equal(w.refuse('connect', { code: 'unauthorized', message: '' }).token, 'old');
@@ -453,6 +454,124 @@ test('a refused token is dropped once', () => {
   w.clock.tick(3_600_000);
   assert.equal(w.sockets.length, 2);
   assert.equal(w.client.state, 'stopped');
+});
+
+test('a guest whose token has expired comes back as a new one', () => {
+  const w = new World();
+  w.client.start();
+  w.connect();
+  w.hangUp(4401);
+  w.socket.onopen();
+  assert.equal(w.asked('connect').guest, 'Bob');
+});
+
+const USER = golden('reply.connect').ok;
+const asUser = { user: USER.user, token: undefined };
+const settled = () => new Promise((resolve) => setImmediate(resolve)); // what was promised has come
+
+test('a user whose token is refused or has expired does not come back as a guest', () => {
+  const refused = new World({ token: 'jwt' });
+  refused.client.start();
+  refused.socket.onopen();
+  refused.refuse('connect', { code: 'unauthorized', message: '' });
+  refused.hangUp(4401);
+
+  const expired = new World({ token: 'jwt' });
+  expired.client.start();
+  expired.connect(asUser);
+  expired.hangUp(4401);
+
+  const loggedOut = new World({ token: 'jwt' }); // in another tab
+  loggedOut.client.start();
+  loggedOut.connect(asUser);
+  loggedOut.token = null;
+  loggedOut.hangUp(1006);
+
+  const wasGuest = new World();
+  wasGuest.client.start();
+  wasGuest.connect();
+  wasGuest.client.stop();
+  wasGuest.token = 'jwt';
+  wasGuest.client.start();
+  wasGuest.socket.onopen();
+  wasGuest.hangUp(4401);
+
+  for (const [name, w] of Object.entries({ refused, expired, loggedOut, wasGuest })) {
+    w.clock.tick(3_600_000);
+    assert.equal(w.sockets.length, name === 'wasGuest' ? 2 : 1, name);
+    assert.equal(w.client.state, 'stopped', name);
+    const { why } = w.types('state').at(-1);
+    assert.equal(why.code, 4401, name);
+    assert.ok(why.message, name);
+    assert.equal(w.token, name === 'loggedOut' ? null : 'jwt', name);
+  }
+
+  loggedOut.client.name = 'Ada'; // who says so becomes a guest
+  loggedOut.client.start();
+  loggedOut.socket.onopen();
+  assert.equal(loggedOut.asked('connect').guest, 'Ada');
+});
+
+test('renew gets another token, once between two connections, and not again and again at once', async () => {
+  const tokens = ['second', 'third', 'fourth'];
+  const w = new World({ token: 'first', renew: async () => tokens.shift() });
+  w.client.start();
+  w.socket.onopen();
+  w.hangUp(4401);
+  assert.equal(w.client.state, 'connecting');
+  await settled();
+  assert.equal(w.connect(asUser).token, 'second');
+  assert.equal(w.token, 'second');
+  w.hangUp(4401);
+  await settled();
+  assert.equal(w.sockets.length, 2);
+  w.clock.tick(1_000);
+  assert.equal(w.sockets.length, 3);
+  w.socket.onopen();
+  assert.equal(w.asked('connect').token, 'third');
+  w.hangUp(4401);
+  await settled();
+  assert.equal(w.client.state, 'stopped');
+  assert.deepEqual(tokens, ['fourth']);
+});
+
+test('without another token from renew it stops and says why', async () => {
+  const renews = {
+    none: () => null,
+    same: () => 'jwt',
+    error: () => Promise.reject(new Error('no network')),
+    stop: (w) => w.client.stop(),
+  };
+  for (const [name, renew] of Object.entries(renews)) {
+    const w = new World({ token: 'jwt', renew: () => renew(w) ?? null });
+    w.client.start();
+    w.connect(asUser);
+    w.hangUp(4401);
+    await settled();
+    w.clock.tick(3_600_000);
+    assert.equal(w.sockets.length, 1, name);
+    assert.equal(w.client.state, 'stopped', name);
+    const { why } = w.types('state').at(-1);
+    assert.equal(why?.code, name === 'stop' ? undefined : 4401, name);
+    if (name === 'error') assert.match(why.message, /no network/);
+  }
+});
+
+test('a user without any token asks renew for one first', async () => {
+  const w = new World({ name: undefined, renew: () => 'jwt' });
+  w.client.start();
+  assert.equal(w.sockets.length, 0);
+  await settled();
+  assert.equal(w.connect(asUser).token, 'jwt');
+});
+
+test('a token that another has put where it is kept is taken before any is asked for', () => {
+  const w = new World({ token: 'old', renew: () => assert.fail('asked') });
+  w.client.start();
+  w.connect(asUser);
+  w.token = 'new';
+  w.hangUp(4401);
+  assert.equal(w.connect(asUser).token, 'new');
 });
 
 test('a retryable error to connect leaves the connection open', () => {
@@ -516,6 +635,36 @@ test('a guest\'s token is renewed when half of its time is gone, and when told',
   w.say(golden('event.token'));
   w.answer('refresh', golden('reply.refresh.guest').ok);
   assert.equal(w.token, golden('reply.refresh.guest').ok.token);
+});
+
+test('a user\'s token is renewed when told, with another one', async () => {
+  const w = new World({ token: 'first', renew: async () => 'second' });
+  w.client.start();
+  w.connect(asUser);
+  w.say(golden('event.token'));
+  await settled();
+  assert.equal(w.answer('refresh', golden('reply.refresh').ok).token, 'second');
+  assert.equal(w.token, 'second');
+  assert.deepEqual(w.types('event'), []);
+});
+
+test('a user\'s token that cannot be renewed is told of, and nothing is asked without one', async () => {
+  for (const cfg of [{}, { renew: () => null }, { renew: () => Promise.reject(new Error('no network')) }]) {
+    const w = new World({ token: 'first', ...cfg });
+    w.client.start();
+    w.connect(asUser);
+    w.say(golden('event.token'));
+    await settled();
+    assert.equal(w.asked('refresh'), undefined);
+    assert.deepEqual(w.types('event').map((e) => e.event), ['token']);
+    w.token = 'second';
+    w.say(golden('event.token'));
+    await settled();
+    assert.equal(w.answer('refresh', golden('reply.refresh').ok).token, 'second');
+    w.hangUp(4401); // it was of no use
+    await settled();
+    assert.equal(w.client.state, 'stopped');
+  }
 });
 
 test('request gives the reply or its error', async () => {

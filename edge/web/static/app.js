@@ -21,6 +21,7 @@ const ui = {
 
 const myName = stored(() => localStorage, 'parley.name');
 const token = stored(() => localStorage, 'parley.token');
+const guestToken = stored(() => localStorage, 'parley.guest'); // the same, as the server gave it
 const seenStore = stored(() => localStorage, 'parley.seen');
 const outbox = stored(() => sessionStorage, 'parley.outbox');
 
@@ -34,7 +35,14 @@ let failedOnce = false;
 const client = new Client({
   url: Object.assign(new URL('v1/ws', location.href), { protocol: location.protocol === 'https:' ? 'wss:' : 'ws:', hash: '' }).href,
   name: myName.get() ?? '',
-  token: { get: () => token.reread(), set: (value) => token.set(value) }, // other tabs may have renewed it
+  token: {
+    get: () => token.reread(), // other tabs may have renewed it
+    set(value) {
+      token.set(value);
+      guestToken.set(value);
+    },
+  },
+  guest: guestToken.get() === token.get(),
   outbox: { load: () => parsed(outbox.get(), []), save: (items) => outbox.set(JSON.stringify(items)) },
 });
 const timeline = new Timeline($('#messages'), {
@@ -458,6 +466,7 @@ client.on('state', ({ state, until, why }) => {
       ui.node.textContent = '';
       if (!why) return;
       if (why.code === 'bad_request') return ask(why.message);
+      if (why.code === 4401 && !client.user) ask(reasons[4401]);
       banner(reasons[why.code] ?? `The server has ended the connection: ${why.message || why.code}.`, 'Try again');
   }
 });
@@ -525,7 +534,7 @@ ui.welcome.querySelector('form').addEventListener('submit', (event) => {
     ui.nameError.textContent = 'Please choose a name.';
     return;
   }
-  if (client.waiting && client.user) {
+  if (client.waiting && client.user && client.state !== 'stopped') {
     ui.nameError.textContent = 'Wait until your messages are sent.';
     return;
   }

@@ -11,7 +11,8 @@
 //	sent     {item, time, entry?}                     it was accepted
 //	failed   {item}                                   it was not; item.error says why
 //	lost     {room, reason, error?}                   the room is no longer listened to
-//	event    the event itself                         typing, presence, room_added, ...
+//	event    the event itself                         typing, presence, room_added, ...; token (the token is about to
+//	                                                  expire) where there is no other
 //
 // An item is {room, text, made, key?, tried?, by?, error?}; its identity is the object.
 
@@ -70,7 +71,10 @@ export class Client {
   #next = null; // is being opened; takes over once it is connected
   #timer = null; // until the next attempt
   #attempts = 0;
-  #renewed = false; // a refused token was dropped and no connection was made since
+  #guestToken; // a guest's, null while there is none; undefined: one is a user
+  #renewed = false; // a refused token was replaced or dropped and no connection was made since
+  #renewing = null; // a new token is awaited, to connect with
+  #asked = null; // the promise of a new token
   #since = 0; // when #link was connected
   #skew = 0; // the server's clock minus ours
   #rooms = new Map(); // id → {id, epoch, seq, aside, joining, tries}
@@ -80,8 +84,12 @@ export class Client {
   /**
    * @param {object} cfg
    * @param {string} cfg.url of the WebSocket
-   * @param {string} cfg.name see name
-   * @param {{get: function(): ?string, set: function(?string)}} cfg.token where the token is kept
+   * @param {string} [cfg.name] see name
+   * @param {{get: function(): ?string, set: function(?string)}} cfg.token where the token is kept. The client sets those of
+   *   guests, which the server gives, and what renew gives
+   * @param {function(): (?string|Promise<?string>)} [cfg.renew] gets another token for the same person, where one that is no
+   *   guest's was refused, has expired or is about to. Without it, or where it gives none, the client stops with 4401
+   * @param {boolean} [cfg.guest] the token that is kept is a guest's: where it is refused one comes back as a new guest
    * @param {{load: function(): object[], save: function(object[])}} cfg.outbox where unanswered messages are kept
    * @param {Function} [cfg.WebSocket]
    * @param {object} [cfg.clock]
@@ -91,6 +99,8 @@ export class Client {
     this.#cfg = { WebSocket: globalThis.WebSocket, clock, random: Math.random, ...cfg };
     this.#clock = this.#cfg.clock;
     this.#outbox = this.#cfg.outbox.load();
+    const token = this.#cfg.token.get() || null;
+    if (cfg.guest || (cfg.name !== undefined && !token)) this.#guestToken = token;
   }
 
   /** Calls fn for every event of that type. */
@@ -99,19 +109,23 @@ export class Client {
     return this;
   }
 
-  /** The display name of a guest who has no token yet. */
+  /** The display name of a guest who has no token yet. Who has given up a user's token becomes a guest by setting it. */
   set name(name) {
     this.#cfg.name = name;
+    if (!this.#cfg.token.get()) this.#guestToken = null;
   }
 
   /** Connects and stays connected until stop or a final refusal. */
   start() {
-    if (this.state === 'offline' || this.state === 'stopped') this.#open();
+    if (this.state !== 'offline' && this.state !== 'stopped') return;
+    this.#renewed = false;
+    this.#open();
   }
 
   /** Closes the connection. What is unanswered stays in the outbox. */
   stop(why) {
     this.#clock.cancel(this.#timer);
+    this.#renewing = null;
     const links = [this.#next, this.#link];
     this.#next = this.#link = null;
     for (const link of links) link?.close();
@@ -193,9 +207,12 @@ export class Client {
 
   #open() {
     this.#clock.cancel(this.#timer);
+    if (this.#renewing) return; // it opens
+    const token = this.#cfg.token.get() || null;
+    if (!token && this.#guestToken === undefined) return this.#replace(null, 'there is no token any more');
     const link = new Link(new this.#cfg.WebSocket(this.#cfg.url, ['parley.v1']), this.#clock);
     this.#next = link;
-    link.token = this.#cfg.token.get();
+    link.token = token;
     link.opened = () => this.#connect(link, 0);
     link.heard = (event) => this.#heard(link, event);
     link.closed = (code, reason) => this.#closed(link, code, reason);
@@ -231,8 +248,9 @@ export class Client {
     this.#since = this.#clock.now();
     this.#skew = ok.time - this.#since;
     Object.assign(this, { user: ok.user, limits: ok.limits ?? {}, server: ok.server, durability: ok.durability });
-    if (ok.token) this.#cfg.token.set(ok.token);
-    if (ok.user.guest && ok.expires_in_ms < GUEST_TOKEN_LOW) this.#renew(link);
+    if (ok.token) this.#keep(link, ok.token);
+    this.#guestToken = ok.user.guest ? link.token : undefined;
+    if (ok.user.guest && ok.expires_in_ms < GUEST_TOKEN_LOW) this.#refresh(link);
     this.#become('open');
 
     for (const room of this.#rooms.values()) {
@@ -258,17 +276,57 @@ export class Client {
       this.#link = null;
       if (this.#clock.now() - this.#since >= STEADY) this.#attempts = 0;
     }
-    if (this.#next) return this.#become('connecting');
+    if (this.#next || this.#renewing) return this.#become('connecting');
     switch (verdict(code)) {
       case 'stop':
         return this.stop({ code, message: reason });
       case 'renew':
-        if (this.#renewed || !(link.token ?? this.#cfg.token.get())) return this.stop({ code, message: reason });
-        this.#renewed = true;
-        if (this.#cfg.token.get() === link.token || !link.token) this.#cfg.token.set(null);
-        return this.#open();
+        return this.#refused(link.token, reason || 'the token was refused or has expired');
     }
     this.#schedule(code === 4429 ? 5_000 : 0);
+  }
+
+  // A guest comes back as another one; a user never becomes somebody else unasked.
+  #refused(token, message) {
+    if (this.#renewed) return this.stop({ code: 4401, message });
+    const kept = this.#cfg.token.get();
+    if (kept && kept !== token) return this.#again(); // somebody has put another one there
+    this.#renewed = true;
+    if (token !== this.#guestToken) return this.#replace(token, message);
+    if (!token) return this.stop({ code: 4401, message });
+    this.#cfg.token.set(null);
+    this.#again();
+  }
+
+  // Connects with another token than the refused one, or stops.
+  async #replace(refused, message) {
+    if (!this.#cfg.renew) return this.stop({ code: 4401, message });
+    const turn = (this.#renewing = {});
+    if (!this.#link) this.#become('connecting');
+    let token = null;
+    try {
+      token = await this.#ask();
+    } catch (error) {
+      message += `; no other could be had: ${error?.message ?? error}`;
+    }
+    if (this.#renewing !== turn) return; // stopped meanwhile
+    this.#renewing = null;
+    if (!token || token === refused) return this.stop({ code: 4401, message });
+    this.#cfg.token.set(token);
+    this.#again();
+  }
+
+  // At once, but not again and again: a server may refuse what it has just accepted.
+  #again() {
+    if (this.#attempts > 0) return this.#schedule(0);
+    this.#attempts = 1;
+    this.#open();
+  }
+
+  // Asks renew, once at a time.
+  #ask() {
+    this.#asked ??= (async () => this.#cfg.renew())().finally(() => (this.#asked = null));
+    return this.#asked;
   }
 
   #schedule(least) {
@@ -293,10 +351,28 @@ export class Client {
     });
   }
 
-  #renew(link) {
-    link.request('refresh', {}, (error, ok) => {
-      if (!error && ok.token) this.#cfg.token.set(ok.token);
+  // The token is about to expire. Where there is no other the page is told: it has until then to put one where it is kept.
+  async #renew(link, event) {
+    if (this.user.guest) return this.#refresh(link);
+    let token = null;
+    if (this.#cfg.renew) token = await this.#ask().catch(() => null); // it is asked again once the token has expired
+    if (this.#link !== link) return;
+    token ||= this.#cfg.token.get();
+    if (!token || token === link.token) return this.#emit('event', event);
+    this.#refresh(link, token);
+  }
+
+  // Prolongs the connection: with another token, or as a guest, whom the server gives one.
+  #refresh(link, token) {
+    link.request('refresh', { token }, (error, ok) => {
+      if (!error && (token ?? ok.token)) this.#keep(link, token ?? ok.token);
     });
+  }
+
+  #keep(link, token) {
+    link.token = token;
+    if (this.#guestToken !== undefined) this.#guestToken = token;
+    this.#cfg.token.set(token);
   }
 
   #ready() {
@@ -334,7 +410,7 @@ export class Client {
       case 'reconnect':
         return this.#drain(link, event.after_ms);
       case 'token':
-        return this.#renew(link);
+        return this.#renew(link, event);
     }
     this.#emit('event', event);
   }

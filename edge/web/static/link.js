@@ -21,7 +21,7 @@ export class Link {
   heard = () => {};
   closed = () => {};
   draining = false;
-  token = null; // with which it connects
+  token = null; // with which it connects, then the newest that it was prolonged with
 
   #socket;
   #clock;
