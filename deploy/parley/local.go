@@ -12,8 +12,8 @@ type upCmd struct {
 	Workers     int    `name:"workers" env:"WORKERS" default:"2" help:"How many workers."`
 	Dispatchers int    `name:"dispatchers" env:"DISPATCHERS" default:"1" help:"How many dispatchers."`
 	Persisters  int    `name:"persisters" env:"PERSISTERS" default:"1" help:"How many persisters."`
-	Port        int    `name:"port" env:"PORT" placeholder:"N" help:"Port of the first edge; the others take the next ones. Defaults to 8080."`
-	Ports       string `name:"ports" env:"PORTS" default:"default" help:"Ports of the servers: default (the conventional ones), free, or the first of five."`
+	Port        int    `name:"port" env:"PORT" placeholder:"N" help:"Port of the first edge; the others take the next ones. Defaults to 8080, or to free ones with --ports free."`
+	Ports       string `name:"ports" env:"PORTS" default:"default" help:"Ports of the servers: default (the conventional ones), free (then of the edges, too, without --port), or the first of five."`
 	Mongo       string `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
 	MongoHeap   int    `name:"mongo-heap" env:"MONGO_HEAP" default:"512" help:"Memory of the Java stand-in for MongoDB, which keeps everything there, in MiB."`
 	Dir         string `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs, data and logs are kept."`
