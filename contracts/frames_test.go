@@ -283,6 +283,8 @@ func TestDocumentsNameWhatTheCodeHas(t *testing.T) {
 	slices.Sort(codes)
 	ops, events := constants(t, "Op"), append(constants(t, "Event"), constants(t, "Kind")...)
 	slices.Sort(events)
+	closeCodes := append(constants(t, "CloseCode"), "1005", "1006") // those that stand for none, which only clients see
+	slices.Sort(closeCodes)
 	operations := slices.DeleteFunc(keys("operations"), func(name string) bool { return name == "events" })
 	for _, tt := range []struct {
 		what, where string
@@ -294,6 +296,7 @@ func TestDocumentsNameWhatTheCodeHas(t *testing.T) {
 		{"error codes", "asyncapi.yaml", constants(t, "Code"), keys("x-errors")},
 		{"error codes", "the schema", constants(t, "Code"), codes},
 		{"events", "asyncapi.yaml", events, named(`(?m)^    (\w+)Event: `)},
+		{"close codes", "asyncapi.yaml", closeCodes, named(`(?m)^    "(\d{4})": `)},
 		{"events", "the schema", events, eventsInSchema},
 		{"events", "the golden frames", events, eventsInFrames},
 	} {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // schema is the part of JSON Schema (draft 7) that schema/frame.schema.json uses.
@@ -25,6 +26,7 @@ type schema struct {
 	Const       any                `json:"const"`
 	Pattern     string             `json:"pattern"`
 	MinLength   int                `json:"minLength"`
+	MaxLength   int                `json:"maxLength"`
 	Minimum     *float64           `json:"minimum"`
 	Maximum     *float64           `json:"maximum"`
 }
@@ -43,6 +45,32 @@ func readSchema(t *testing.T) *schema {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func TestSchemaOfRequests(t *testing.T) {
+	root := readSchema(t)
+	for request, fits := range map[string]bool{
+		`{"op":"join","room":"a","since":{"epoch":1,"seq":5}}`:          true,
+		`{"op":"join","room":"a","since":{"epoch":0,"seq":0}}`:          true,
+		`{"op":"join","room":"a","since":{"seq":0}}`:                    true,
+		`{"op":"join","room":"a","since":{"seq":5}}`:                    false,
+		`{"op":"connect","guest":"` + strings.Repeat("é", 64) + `"}`:    true,
+		`{"op":"connect","guest":"` + strings.Repeat("é", 65) + `"}`:    false,
+		`{"op":"connect","guest":""}`:                                   false,
+		`{"op":"send","room":"a","text":"\n"}`:                          true, // what is blank no schema tells
+		`{"op":"send","room":"a","text":""}`:                            false,
+		`{"op":"send","room":"a","text":"hi","meta":{"any":[{"a":1}]}}`: true,
+		`{"op":"send","room":"a","text":"hi","meta":[]}`:                false,
+		`{"op":"send","room":"a b","text":"hi"}`:                        false,
+	} {
+		var v any
+		if err := json.Unmarshal([]byte(request), &v); err != nil {
+			t.Fatal(err)
+		}
+		if err := root.Definitions["request"].check(root, "request", v); (err == nil) != fits {
+			t.Errorf("%s: %v, want it to fit: %v", request, err, fits)
+		}
+	}
 }
 
 // check says what is wrong with v at path by s. It also refuses fields that s does not list: the golden frames and the
@@ -95,7 +123,10 @@ func (s *schema) check(root *schema, path string, v any) error {
 		if s.Type != "string" && s.Enum == nil && s.Const == nil {
 			return fmt.Errorf("%s: a string, want %s", path, s.Type)
 		}
-		if len(v) < s.MinLength || s.Pattern != "" && !regexp.MustCompile(s.Pattern).MatchString(v) {
+		if n := utf8.RuneCountInString(v); n < s.MinLength || s.MaxLength > 0 && n > s.MaxLength {
+			return fmt.Errorf("%s: %d characters, want %d to %d", path, n, s.MinLength, s.MaxLength)
+		}
+		if s.Pattern != "" && !regexp.MustCompile(s.Pattern).MatchString(v) {
 			return fmt.Errorf("%s: %q does not match %s", path, v, s.Pattern)
 		}
 	case float64:
