@@ -269,10 +269,15 @@ func kafkaRebalance(ctx context.Context, f *fault) error {
 	return errors.Join(errs...)
 }
 
+// intrudes is how long the group waits for an intruder that is gone, as it waits for Parley's own: with the client's default, 45 s,
+// one that could not leave, as Kafka was killed just then, would hold up all rooms when Kafka is back.
+const intrudes = 10 * time.Second
+
 // intrude joins a group as a consumer that reads, commits nothing, and leaves again.
 func (f *fault) intrude(ctx context.Context, group string, stay time.Duration) error {
 	c, err := kgo.NewClient(
 		kgo.SeedBrokers(f.w.at[kafka]), kgo.ConsumerGroup(group), kgo.ConsumeTopics(f.w.names.LogTopic()),
+		kgo.SessionTimeout(intrudes), kgo.RebalanceTimeout(intrudes),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
 	)
 	if err != nil {
