@@ -18,10 +18,12 @@ func (m *model) disturb() {
 	m.faults++
 	m.fault = fmt.Sprintf("fault-%d", m.faults)
 	e := history.Event{Kind: history.Fault, Fault: m.fault, Process: "worker-1", What: "pause"}
-	switch m.rnd.IntN(3) {
+	switch m.rnd.IntN(4) {
 	case 0:
 		e.What, e.Signals = "slow store", []string{"parley_persist_lag"}
 	case 1:
+		e.What, e.Signals = "slow link", []string{"parley_ping_seconds>0.1"}
+	case 2:
 		e.What, e.Silent = "slow reader", true
 	}
 	m.add(e)
@@ -43,11 +45,14 @@ func (m *model) heal() {
 func (m *model) probe(phase string) {
 	for _, p := range []string{"edge-1", "worker-1"} {
 		e := history.Event{Kind: history.Probe, Process: p, Phase: phase, Up: true, Ready: true, Goroutines: 50 + m.rnd.IntN(5), Descriptors: 30 + m.rnd.IntN(3), Memory: 50 << 20,
-			Metrics: map[string]float64{"parley_persist_lag": 0}}
+			Metrics: map[string]float64{"parley_persist_lag": 0, "parley_ping_seconds": 0.001}}
 		if f := m.last(); m.fault != "" && p == "worker-1" && !f.Silent {
-			if f.Signals != nil {
+			switch f.What {
+			case "slow store":
 				e.Metrics["parley_persist_lag"] = float64(m.now)
-			} else {
+			case "slow link":
+				e.Metrics["parley_ping_seconds"] = 0.11
+			default:
 				e.Ready = false
 			}
 		}

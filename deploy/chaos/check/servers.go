@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -184,10 +185,7 @@ func (c *Checker) signalled(f *fault, within time.Duration) (took time.Duration,
 				before = e
 				continue
 			}
-			if !e.Up || !e.Ready || slices.ContainsFunc(f.begun.Signals, func(name string) bool {
-				now, known := e.Metrics[name]
-				return known && (before == nil || now != before.Metrics[name])
-			}) {
+			if !e.Up || !e.Ready || slices.ContainsFunc(f.begun.Signals, func(signal string) bool { return shows(signal, before, e) }) {
 				if d := time.Duration(e.At - f.begun.At); !ok || d < took {
 					took, ok = d, true
 				}
@@ -199,6 +197,17 @@ func (c *Checker) signalled(f *fault, within time.Duration) (took time.Duration,
 		}
 	}
 	return took, ok
+}
+
+// shows reports whether a signal of history.Event.Signals is seen in a probe, with the last one before the fault, if any.
+func shows(signal string, before, now *history.Event) bool {
+	name, above, isGauge := strings.Cut(signal, ">")
+	value, known := now.Metrics[name]
+	if !isGauge {
+		return known && (before == nil || value != before.Metrics[name])
+	}
+	limit, err := strconv.ParseFloat(above, 64)
+	return known && err == nil && value > limit
 }
 
 // resources compares each process at the end with itself at the beginning.

@@ -34,6 +34,7 @@ type view struct {
 	conn      uint64 // that the latest join was written on
 	epoch     contracts.Epoch
 	stretches []*stretch
+	skipped   []span // what replies left out between entries, though the client did not have it
 	ended     string // the ended line
 }
 
@@ -148,6 +149,29 @@ func (c *Checker) joined(cl *client, v *view, e *history.Event) {
 			Seq: in.Seq, Epoch: in.Epoch, Key: in.Key, Sender: in.Sender, Hash: in.Hash,
 		})
 	}
+	v.skips(s, e, c.cfg.ResumeEntries)
+}
+
+// skips notes what a reply left out. That a gap was told before is no excuse for it: the reply is what fills the gap.
+func (v *view) skips(s *stretch, e *history.Event, most contracts.Seq) {
+	var at contracts.Seq // the reply must go on behind it
+	if e.Since != nil && e.State != contracts.JoinReset {
+		at = e.Since.Seq
+	} else if len(e.Entries) > 0 {
+		at = e.Entries[0].Seq
+	}
+	for _, in := range e.Entries {
+		for seq := at + 1; seq < in.Seq; seq++ {
+			if in.Seq-seq > most {
+				v.skipped = append(v.skipped, span{from: seq, to: in.Seq - 1, source: e.Source})
+				break
+			}
+			if !s.has(seq) {
+				v.skipped = append(v.skipped, span{from: seq, to: seq, source: e.Source})
+			}
+		}
+		at = max(at, in.Seq)
+	}
 }
 
 // pulls reports whether a join since seq gets what a gap left out. Where that was filled before, the client goes back: it had
@@ -247,6 +271,11 @@ func (c *Checker) members() {
 			v := cl.views[id]
 			for i, s := range v.stretches {
 				c.holes(cl, v, s, v.ended != "" && i == len(v.stretches)-1)
+			}
+			for _, left := range v.skipped {
+				if seq, ok := v.room.visibleIn(cl.user, left.from, left.to); ok {
+					c.violate(Violation{Kind: Missing, Room: v.room.id, Seq: seq, Client: cl.name, What: "a reply to a join left it out between others", Evidence: []string{left.source}})
+				}
 			}
 			if v.ended != "" {
 				c.end(cl, v)

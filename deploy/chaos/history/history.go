@@ -151,8 +151,8 @@ type Event struct {
 
 	Fault string `json:"fault,omitempty"`
 	What  string `json:"what,omitempty"`
-	// Signals are names of metrics of which at least one must change, at any process, soon after the fault. A process that
-	// is not ready (or not up) is a signal of every fault.
+	// Signals are names of metrics of which at least one must change, at any process, soon after the fault; one with >x behind
+	// it must be above x. A process that is not ready or not there shows the fault as well.
 	Signals []string `json:"signals,omitempty"`
 	// Within is how soon it must show, in nanoseconds; 0 leaves that to the checker.
 	Within int64 `json:"within,omitempty"`
