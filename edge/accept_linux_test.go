@@ -124,6 +124,9 @@ func fewDescriptors(t *testing.T, portable bool) {
 	before, cpu, began := n.Load(), used(t), time.Now()
 	<-time.After(time.Second)
 	until(t, "another attempt", func() bool { return n.Load() > before })
+	if w.metric("parley_edge_accept_errors_total") == 0 {
+		t.Error("no metric tells of it")
+	}
 	fmt.Printf("\nmeasured %d %d %d\n", n.Load()-before, used(t)-cpu, time.Since(began))
 	_, _ = in.ReadString('\n') // until the test has ended
 }

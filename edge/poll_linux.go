@@ -120,6 +120,7 @@ func (p *epoll) accept() {
 				continue
 			default:
 				// No descriptors or no memory: more attempts would only burn the processor.
+				srv.metrics.unaccepted.Inc()
 				srv.log.Warn("accepting pauses", "err", err)
 				p.watchListener(0)
 				p.pausing = time.Now().Add(100 * time.Millisecond)

@@ -342,6 +342,7 @@ func (s *Server) acceptPortable() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
+			s.metrics.unaccepted.Inc()
 			s.log.Warn("accepting pauses", "err", err)
 			time.Sleep(100 * time.Millisecond)
 			continue
