@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type Config struct {
 	Name string
 	// InProcess, where set, connects to a broker inside this process.
 	InProcess nats.InProcessConnProvider
+	// Dialed, where set, is called for every connection that is tried, but for those InProcess.
+	Dialed func()
 }
 
 // NATS asks and serves over one connection to NATS, which reconnects by itself for as long as it takes. It is a Client
@@ -119,7 +122,7 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	if cfg.InProcess != nil {
 		opts = append(opts, nats.InProcessServer(cfg.InProcess))
 	} else {
-		opts = append(opts, nats.SetCustomDialer(dialer{}), nats.SkipHostLookup())
+		opts = append(opts, nats.SetCustomDialer(dialer{cfg.Dialed}), nats.SkipHostLookup())
 	}
 	conn, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
@@ -145,11 +148,14 @@ func Connect(cfg Config, log *slog.Logger) (*NATS, error) {
 	return n, nil
 }
 
-type dialer struct{}
+type dialer struct{ dialed func() }
 
 // Dial implements nats.CustomDialer. It resolves names itself, as nats.go gives each address of a name as much time as
 // the name has, where the dialer is not its own.
-func (dialer) Dial(network, address string) (net.Conn, error) {
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	if d.dialed != nil {
+		d.dialed()
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -289,6 +295,14 @@ func (n *NATS) MaxPayload() int { return int(n.maxPayload.Load()) }
 
 // Up implements Client.
 func (n *NATS) Up() bool { return n.up.Load() }
+
+// Ping asks the broker for a sign of life. ctx must have a deadline.
+func (n *NATS) Ping(ctx context.Context) error {
+	if !n.conn.IsConnected() {
+		return cmp.Or(n.conn.LastError(), nats.ErrDisconnected)
+	}
+	return n.conn.FlushWithContext(ctx)
+}
 
 // Close implements Client. It also ends what Serve began and waits for the handlers; requests that nobody has taken yet
 // are lost, unless the stops were called before.

@@ -5,7 +5,9 @@ package rpc_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -288,6 +290,42 @@ func TestStartBesideASilentBroker(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPing asks a broker for a sign of life while it is there, while it says nothing and while it is away.
+func TestPing(t *testing.T) {
+	b, err := embedded.ListenNATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	p := bustest.NewProxy(t, strings.TrimPrefix(b.URL(), "nats://"))
+	n := connect(t, rpc.Config{URL: "nats://" + p.Addr()})
+	ping := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		return n.Ping(ctx)
+	}
+	if err := ping(bustest.Patience); err != nil {
+		t.Error(err)
+	}
+	p.Stall()
+	if err := ping(100 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a silent broker: %v", err)
+	}
+	if err := p.Interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); n.Up(); <-tick.C {
+		if time.Since(began) > bustest.Patience {
+			t.Fatal("the broker still counts as connected")
+		}
+	}
+	if err := ping(bustest.Patience); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a broker that is away: %v", err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/parley-chat/parley/bus/fanout"
 	"github.com/parley-chat/parley/bus/journal"
+	"github.com/parley-chat/parley/bus/rpc"
 	"github.com/parley-chat/parley/contracts"
 	"github.com/parley-chat/parley/deploy/ops"
 )
@@ -27,14 +28,23 @@ const (
 	pingWithin = 2 * time.Second
 )
 
+// slowPing is what an answer must take for people to be told.
+const slowPing = 100 * time.Millisecond
+
+type ping = func(context.Context) error
+
 // watch asks the servers that a role depends on for a sign of life, as their loss is to show before the role needs them: a
 // worker whose readers find all in the caches may ask nothing of the store for minutes. What it finds is for operators
 // alone; a role stays ready, as it can do much without one of them.
 type watch struct {
-	log    *slog.Logger
-	errors *prometheus.CounterVec
+	life    fx.Lifecycle
+	log     *slog.Logger
+	errors  *prometheus.CounterVec
+	seconds *prometheus.GaugeVec
+	ctx     context.Context // ends when the graph stops
 
-	mu   sync.Mutex // guards lost
+	mu   sync.Mutex               // guards what follows
+	took map[string]time.Duration // what the latest answers took
 	lost map[string]loss
 }
 
@@ -43,37 +53,61 @@ type loss struct {
 	err   error
 }
 
-// watching has a role with a store watch it, Redis and the log, from the graph's start to its stop.
-func watching(s Settings, node contracts.NodeID) fx.Option {
-	return fx.Invoke(func(lc fx.Lifecycle, log journal.Log, client redis.UniversalClient, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) error {
+// watching has a role watch the servers that each of its options names, from the graph's start to its stop.
+func watching(node contracts.NodeID, servers ...fx.Option) fx.Option {
+	return fx.Options(fx.Provide(fx.Private, func(lc fx.Lifecycle, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) (*watch, error) {
 		w := &watch{
-			log: logger,
+			life: lc,
+			log:  logger,
 			errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 				Name: "parley_server_ping_errors_total",
-				Help: "Signs of life that a server (log, Redis, store) did not give within two seconds; it is asked every second.",
+				Help: "Signs of life that a server (NATS, log, Redis, store) did not give within two seconds; it is asked every second.",
 			}, []string{"server"}),
+			seconds: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+				Name: "parley_server_ping_seconds",
+				Help: "What the latest sign of life took that a server (NATS, log, Redis, store) gave, or failed to give.",
+			}, []string{"server"}),
+			took: make(map[string]time.Duration),
 			lost: make(map[string]loss),
 		}
-		if err := reg.Register(w.errors); err != nil {
-			return err
+		if err := errors.Join(reg.Register(w.errors), reg.Register(w.seconds)); err != nil {
+			return nil, err
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		for name, ping := range map[string]func(context.Context) error{
-			"log":   log.Ping,
-			"Redis": func(ctx context.Context) error { return fanout.Ping(ctx, client) },
-			"store": s.Store.Ping,
-		} {
-			w.errors.WithLabelValues(name)
-			lc.Append(fx.StartHook(func() { go w.run(ctx, name, ping) }))
-		}
+		w.ctx = ctx
 		// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
 		lc.Append(fx.StopHook(cancel))
 		o.Tell(string(node)+" servers", func() string { return w.state(time.Now()) })
-		return nil
+		return w, nil
+	}), fx.Options(servers...))
+}
+
+func watchNATS() fx.Option {
+	return fx.Invoke(func(w *watch, n *rpc.NATS) { w.ask("NATS", n.Ping) })
+}
+
+func watchRedis() fx.Option {
+	return fx.Invoke(func(w *watch, client redis.UniversalClient) {
+		w.ask("Redis", func(ctx context.Context) error { return fanout.Ping(ctx, client) })
 	})
 }
 
-func (w *watch) run(ctx context.Context, name string, ping func(context.Context) error) {
+func watchLog() fx.Option {
+	return fx.Invoke(func(w *watch, log journal.Log) { w.ask("log", log.Ping) })
+}
+
+func watchStore(s Settings) fx.Option {
+	return fx.Invoke(func(w *watch) { w.ask("store", s.Store.Ping) })
+}
+
+// ask has a server asked from the graph's start on.
+func (w *watch) ask(name string, ping ping) {
+	w.errors.WithLabelValues(name)
+	w.seconds.WithLabelValues(name)
+	w.life.Append(fx.StartHook(func() { go w.run(w.ctx, name, ping) }))
+}
+
+func (w *watch) run(ctx context.Context, name string, ping ping) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for {
@@ -84,7 +118,7 @@ func (w *watch) run(ctx context.Context, name string, ping func(context.Context)
 		if ctx.Err() != nil {
 			return
 		}
-		w.note(name, began, err)
+		w.note(name, began, time.Since(began), err)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -94,12 +128,14 @@ func (w *watch) run(ctx context.Context, name string, ping func(context.Context)
 }
 
 // note keeps what a ping that began then came to. Only what changes is logged.
-func (w *watch) note(name string, began time.Time, err error) {
+func (w *watch) note(name string, began time.Time, took time.Duration, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer in %s: %w", pingWithin, err)
 	}
+	w.seconds.WithLabelValues(name).Set(took.Seconds())
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.took[name] = took
 	was, lost := w.lost[name]
 	switch {
 	case err != nil:
@@ -115,17 +151,21 @@ func (w *watch) note(name string, began time.Time, err error) {
 	}
 }
 
-// state tells operators what does not answer.
+// state tells operators what does not answer, or late.
 func (w *watch) state(now time.Time) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.lost) == 0 {
-		return "all answer"
-	}
 	var said []string
-	for _, name := range slices.Sorted(maps.Keys(w.lost)) {
-		l := w.lost[name]
-		said = append(said, fmt.Sprintf("%s lost for %s: %v", name, now.Sub(l.since).Round(time.Second), l.err))
+	for _, name := range slices.Sorted(maps.Keys(w.took)) {
+		switch l, lost := w.lost[name]; {
+		case lost:
+			said = append(said, fmt.Sprintf("%s lost for %s: %v", name, now.Sub(l.since).Round(time.Second), l.err))
+		case w.took[name] >= slowPing:
+			said = append(said, fmt.Sprintf("%s answers after %s", name, w.took[name].Round(time.Millisecond)))
+		}
+	}
+	if len(said) == 0 {
+		return "all answer"
 	}
 	return strings.Join(said, "; ")
 }

@@ -8,12 +8,15 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/fx"
 
+	"github.com/parley-chat/parley/bus/bustest"
 	"github.com/parley-chat/parley/bus/journal"
 	"github.com/parley-chat/parley/deploy/ops"
 	"github.com/parley-chat/parley/deploy/wire"
+	"github.com/parley-chat/parley/edge"
 	"github.com/parley-chat/parley/persist/store"
 )
 
@@ -41,24 +44,12 @@ func TestIdleLossShows(t *testing.T) {
 			fine := func(context.Context) error { return nil }
 			file.be(fine)
 			p.settings.Store = file
-			p.settings.Ops = ops.New(ops.Config{Listen: "127.0.0.1:0"}, p.settings.Log)
-			if err := p.settings.Ops.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = p.settings.Ops.Stop(context.WithoutCancel(t.Context())) })
+			p.operated()
 			p.start(graph(p.settings))
 			was := false // ready
 			said := func(part string) func() bool {
 				return func() bool {
-					resp, err := http.Get("http://" + p.settings.Ops.Addr() + "/readyz?verbose")
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer func() { _ = resp.Body.Close() }()
-					var state struct{ Facts, Checks map[string]string }
-					if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
-						t.Fatal(err)
-					}
+					state := p.readyz()
 					if ready := state.Checks["w"] == "ok"; was && !ready {
 						t.Fatalf("it is not ready any more: %s", state.Checks["w"])
 					} else {
@@ -67,26 +58,7 @@ func TestIdleLossShows(t *testing.T) {
 					return was && strings.Contains(state.Facts["w servers"], part)
 				}
 			}
-			failed := func(server string) float64 {
-				families, err := p.settings.Ops.Registry().Gather()
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, f := range families {
-					if f.GetName() != "parley_server_ping_errors_total" {
-						continue
-					}
-					for _, m := range f.GetMetric() {
-						for _, l := range m.GetLabel() {
-							if l.GetName() == "server" && l.GetValue() == server {
-								return m.GetCounter().GetValue()
-							}
-						}
-					}
-				}
-				t.Fatalf("no metric tells of the %s", server)
-				return 0
-			}
+			failed := func(server string) float64 { return p.metric("parley_server_ping_errors_total", server) }
 			p.until("all is well", said("all answer"))
 			file.be(func(context.Context) error { return errors.New("out for lunch") })
 			p.until("the refusal shows", said("out for lunch"))
@@ -99,8 +71,91 @@ func TestIdleLossShows(t *testing.T) {
 			if failed("store") <= before || failed("log") != 0 || failed("Redis") != 0 {
 				t.Errorf("failed: store %v and before %v, log %v, Redis %v", failed("store"), before, failed("log"), failed("Redis"))
 			}
+			file.be(func(context.Context) error { <-time.After(150 * time.Millisecond); return nil })
+			p.until("the slowness shows", said("store answers after 1"))
+			if took := p.metric("parley_server_ping_seconds", "store"); took < 0.15 {
+				t.Errorf("the metric says that the store answered after %v s", took)
+			}
 			file.be(fine)
 			p.until("the store is back", said("all answer"))
 		})
 	}
+}
+
+// TestSilentNATSShows has NATS say nothing any more to roles that nobody asks anything.
+func TestSilentNATSShows(t *testing.T) {
+	for role, graph := range map[string]func(wire.Settings) fx.Option{
+		"edge":     func(s wire.Settings) fx.Option { return wire.Edge(s, edge.Config{Node: "w", Listen: "127.0.0.1:0"}) },
+		"worker":   func(s wire.Settings) fx.Option { return wire.Worker(s, worker, journal.DurabilityVolatile) },
+		"dispatch": func(s wire.Settings) fx.Option { return wire.Dispatch(s, "w") },
+	} {
+		t.Run(role, func(t *testing.T) {
+			p := newParts(t, "mute")
+			link := bustest.NewProxy(t, strings.TrimPrefix(p.settings.NATS.URL, "nats://"))
+			p.settings.NATS.URL = "nats://" + link.Addr()
+			p.operated()
+			p.start(graph(p.settings))
+			said := func(part string) func() bool {
+				return func() bool { return strings.Contains(p.readyz().Facts["w servers"], part) }
+			}
+			p.until("all is well", said("all answer"))
+			link.Stall()
+			p.until("the silence shows", said("NATS lost"))
+			if p.metric("parley_server_ping_errors_total", "NATS") == 0 {
+				t.Error("the metric did not move")
+			}
+			if err := link.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			p.until("NATS is back", said("all answer"))
+		})
+	}
+}
+
+// operated gives the roles to come an operators' port.
+func (p *parts) operated() {
+	p.t.Helper()
+	p.settings.Ops = ops.New(ops.Config{Listen: "127.0.0.1:0"}, p.settings.Log)
+	if err := p.settings.Ops.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = p.settings.Ops.Stop(context.WithoutCancel(p.t.Context())) })
+}
+
+type readiness struct{ Facts, Checks map[string]string }
+
+func (p *parts) readyz() (state readiness) {
+	p.t.Helper()
+	resp, err := http.Get("http://" + p.settings.Ops.Addr() + "/readyz?verbose")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
+		p.t.Fatal(err)
+	}
+	return state
+}
+
+// metric is what a role says of a server.
+func (p *parts) metric(name, server string) float64 {
+	p.t.Helper()
+	families, err := p.settings.Ops.Registry().Gather()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "server" && l.GetValue() == server {
+					return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+				}
+			}
+		}
+	}
+	p.t.Fatalf("no %s of %s", name, server)
+	return 0
 }

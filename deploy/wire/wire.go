@@ -78,7 +78,7 @@ func kafka(s Settings, node contracts.NodeID) journal.Config {
 // Edge is the graph of an edge.
 func Edge(s Settings, cfg edge.Config, more ...fx.Option) fx.Option {
 	cfg.Names, cfg.Partitions, cfg.Version = s.Names, s.Partitions, s.Version
-	return fx.Options(base(s, "edge", cfg.Node), fx.Supply(cfg), fx.Provide(edgeDeps), edge.Module(),
+	return fx.Options(base(s, "edge", cfg.Node), fx.Supply(cfg), fx.Provide(edgeDeps), edge.Module(), watching(cfg.Node, watchNATS(), watchRedis()),
 		fx.Invoke(func(e *edge.Server, o *ops.Server) {
 			o.Add(ops.Check{Name: string(cfg.Node), Ready: e.Ready})
 			o.Tell(string(cfg.Node), e.State)
@@ -91,7 +91,8 @@ func Worker(s Settings, cfg workers.Config, durability journal.Durability, more 
 	cfg.Names, cfg.Partitions, cfg.Version, cfg.Durability = s.Names, s.Partitions, s.Version, string(durability)
 	cfg.LogKeep, cfg.Retain = sink.KeepRecords, s.Retain
 	return fx.Options(base(s, "worker", cfg.Node), stores(s), recent.Module(),
-		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(), watching(s, cfg.Node),
+		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(),
+		watching(cfg.Node, watchNATS(), watchRedis(), watchLog(), watchStore(s)),
 		fx.Provide(func(l journal.Log) workers.Extents { return l }),
 		fx.Invoke(func(w *workers.Worker, o *ops.Server) {
 			o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready})
@@ -113,7 +114,8 @@ func Audit(s Settings, every time.Duration) fx.Option {
 func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := dispatch.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout}
 	return fx.Options(base(s, "dispatch", node), stores(s), recent.Module(),
-		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(dispatchDeps), dispatch.Module(), watching(s, node),
+		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(dispatchDeps), dispatch.Module(),
+		watching(node, watchNATS(), watchRedis(), watchLog(), watchStore(s)),
 		fx.Invoke(func(d *dispatch.Dispatcher, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: d.Ready}) }),
 		fx.Options(more...))
 }
@@ -122,7 +124,8 @@ func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 func Persist(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss, Retain: s.Retain}
 	return fx.Options(base(s, "persist", node), stores(s),
-		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(), watching(s, node),
+		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(),
+		watching(node, watchRedis(), watchLog(), watchStore(s)),
 		fx.Invoke(func(k *sink.Sink, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: k.Ready}) }),
 		fx.Options(more...))
 }
