@@ -26,6 +26,8 @@ type Config struct {
 	URL string
 	// Dial makes the connections. Defaults to a TCP connection to the address, with TLS where the URL says so.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Dialed, where set, is called for every connection that is tried.
+	Dialed func()
 	// Publisher publishes in place of the client, where the server is in this process. Defaults to nil: the client does.
 	Publisher Publisher
 }
@@ -49,7 +51,7 @@ func (c Config) Connect() (redis.UniversalClient, error) {
 	if opt.Dialer = c.Dial; opt.Dialer == nil {
 		opt.Dialer = redis.NewDialer(opt)
 	}
-	opt.Dialer = refuseRedial(raw(opt.Dialer))
+	opt.Dialer = refuseRedial(c.raw(opt.Dialer))
 	if !cluster {
 		return redis.NewClient(opt), nil
 	}
@@ -103,8 +105,11 @@ func refuseRedial(dial dialer) dialer {
 	}
 }
 
-func raw(dial dialer) dialer {
+func (c Config) raw(dial dialer) dialer {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if c.Dialed != nil {
+			c.Dialed()
+		}
 		nc, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err

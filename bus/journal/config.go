@@ -40,6 +40,8 @@ type Config struct {
 	TLS bool
 	// Dial makes the connections, and TLS is its own matter. Defaults to TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Dialed, where set, is called for every connection that is tried.
+	Dialed func()
 	// ClientID shows in the brokers' logs and quotas. Defaults to "parley".
 	ClientID string
 	// Linger is how long a record may wait for others to share its request: 0 for an embedded broker, 1 ms on a real
@@ -116,6 +118,9 @@ func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error
 			return min(50*time.Millisecond<<min(fails, 10), time.Second)
 		}),
 	}
+	if c.Dialed != nil {
+		all = append(all, kgo.WithHooks(dialed(c.Dialed)))
+	}
 	switch {
 	case c.Dial != nil:
 		all = append(all, kgo.Dialer(c.Dial))
@@ -136,6 +141,12 @@ func (c Config) newClient(log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error
 	}
 	return cl, nil
 }
+
+// dialed is the client's hook for connections.
+type dialed func()
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (d dialed) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) { d() }
 
 // clientLog passes the client's warnings and errors on, each message once in saidAgain: while a broker is away, every try
 // to reach it is one. What the client calls information is said at every rebalance and metadata update.

@@ -27,8 +27,8 @@ type kind struct {
 	lacks func(*plant) string
 	// do harms, waits for the length, and makes good. An error is a violation: what did not come back, mostly.
 	do func(ctx context.Context, f *fault) error
-	// signals are metrics of which one must move soon, where no role says that it is not ready. silent: nothing need show,
-	// as it is too short or no server's business.
+	// signals are metrics of which one must move soon, as history.Event has them, where no role says that it is not ready.
+	// silent: nothing need show, as it is no server's business or costs nobody anything.
 	signals []string
 	// shows is how long it must last to be noticed at all; a shorter one is silent.
 	shows time.Duration
@@ -72,6 +72,25 @@ const (
 	redisSilent = `parley_server_ping_errors_total{server="Redis"}`
 	storeSilent = `parley_server_ping_errors_total{server="store"}`
 )
+
+// servers are those that roles ask for a sign of life and count connections to, as metrics name them.
+var servers = []string{"NATS", "log", "Redis", "store"}
+
+// later are the signals of a server that answers later than after so many seconds.
+func later(seconds float64, of ...string) (signals []string) {
+	for _, server := range of {
+		signals = append(signals, fmt.Sprintf(`parley_server_ping_seconds{server="%s"}>%g`, server, seconds))
+	}
+	return signals
+}
+
+// again are the signals of connections that were made again.
+func again() (signals []string) {
+	for _, server := range servers {
+		signals = append(signals, fmt.Sprintf(`parley_server_connects_total{server="%s"}`, server))
+	}
+	return signals
+}
 
 // Metrics by which faults show, the sum of all series of a name where no label is named.
 var (
@@ -129,18 +148,18 @@ func makeKinds() map[string]kind {
 		return names
 	}
 	for name, k := range map[string]kind{
-		"link-reset":    {help: "every connection of a link is reset, several times", do: linkReset},
-		"link-half":     {help: "one way of every connection of a link is closed, the other not", do: linkHalf},
-		"link-slow":     {help: "a link gets 20 to 300 ms of latency", do: linkSlow},
-		"link-throttle": {help: "a link carries 4 to 64 KB/s per connection", do: linkThrottle},
+		"link-reset": {help: "every connection of a link is reset, several times", do: linkReset, signals: again()},
+		"link-half":  {help: "one way of every connection of a link is closed, the other not", do: linkHalf, signals: again()},
+		"link-slow":  {help: "a link gets 20 to 300 ms of latency", do: linkSlow, signals: later(0.02, servers...), shows: 3 * time.Second},
+		// What a sign of life takes is little, and so is the rest mostly.
+		"link-throttle": {help: "a link carries 4 to 64 KB/s per connection", do: linkThrottle, silent: true},
 		"link-hang":     {help: "a link accepts new connections and says nothing; the old ones are reset", do: linkHang, shows: 4 * time.Second},
 		"link-refuse":   {help: "a link resets the old connections and every new one", do: linkRefuse, shows: 4 * time.Second},
 	} {
 		k.short, k.long, k.targets = seconds(2, 8), seconds(5, 25), links
-		if k.shows > 0 {
-			k.signals = anySignals
+		if !k.silent {
+			k.signals = slices.Concat(k.signals, anySignals)
 		}
-		k.silent = k.shows == 0
 		all[name] = k
 	}
 	all["untold-dispatch"] = kind{

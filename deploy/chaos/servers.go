@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,21 +43,21 @@ func serverKinds() map[string]kind {
 			help: "kill -9 of NATS", short: seconds(0, 3), long: seconds(1, 20), claims: always(nats), do: killServer, signals: edgeSignals, shows: 2 * time.Second,
 		},
 		"nats-pause":     {help: "SIGSTOP of NATS", short: seconds(2, 8), long: seconds(15, 60), claims: always(nats), do: pauseServer, signals: anySignals, shows: 6 * time.Second},
-		"redis-flush":    {help: "FLUSHALL", claims: redises, do: redisFlush, silent: true},
+		"redis-flush":    {help: "FLUSHALL", claims: redises, do: redisFlush, silent: true}, // the caches fill again
 		"redis-restart":  {help: "Redis is killed and starts empty", short: seconds(0, 4), long: seconds(1, 20), claims: redises, do: redisRestart, signals: anySignals},
 		"redis-pause":    {help: "SIGSTOP of Redis", short: seconds(2, 8), long: seconds(15, 60), claims: redises, do: redisPause, signals: anySignals, shows: 5 * time.Second},
 		"redis-failover": {help: "Redis dies and a replica that lags takes over", short: seconds(2, 5), long: seconds(4, 15), claims: redises, do: redisFailover, signals: anySignals, within: 20 * time.Second}, // first the replica falls behind, which harms nobody
-		"redis-pubsub":   {help: "CLIENT KILL TYPE pubsub, several times", short: seconds(1, 3), long: seconds(1, 5), claims: redises, do: redisPubSub, silent: true},
+		"redis-pubsub":   {help: "CLIENT KILL TYPE pubsub, several times", short: seconds(1, 3), long: seconds(1, 5), claims: redises, do: redisPubSub, signals: again()},
 		"kafka-kill":     {help: "kill -9 of Kafka", short: seconds(0, 2), long: seconds(1, 20), claims: always(kafka), do: killServer, signals: anySignals},
 		"kafka-pause":    {help: "SIGSTOP of Kafka", short: seconds(3, 8), long: seconds(15, 60), claims: always(kafka), do: pauseServer, signals: anySignals, shows: 8 * time.Second},
 		"kafka-rebalance": {
 			help: "a consumer joins and leaves the groups, again and again", short: seconds(4, 10), long: seconds(15, 30), claims: always("groups"), do: kafkaRebalance,
 			signals: anySignals, shows: 8 * time.Second,
 		},
-		"kafka-commits": {help: "connections on which offsets are committed are reset", short: seconds(4, 10), long: seconds(10, 30), claims: always("commits"), do: kafkaCommits, silent: true},
+		"kafka-commits": {help: "connections on which offsets are committed are reset", short: seconds(4, 10), long: seconds(10, 30), claims: always("commits"), do: kafkaCommits, signals: slices.Concat(again(), anySignals)},
 		"kafka-garbage": {
 			help: "records that nobody can read are appended to the log", claims: always("garbage"), do: kafkaGarbage,
-			signals: []string{"parley_dispatch_undecodable_total", "parley_persist_dead_letters_total"}, silent: true,
+			signals: slices.Concat([]string{"parley_dispatch_undecodable_total", "parley_persist_dead_letters_total"}, anySignals),
 		},
 		"kafka-disk": {
 			help: "Kafka's disk is full; Kafka gives up and is started again", short: seconds(3, 6), long: seconds(10, 30), claims: always(kafka), do: kafkaDisk, signals: anySignals,
@@ -69,11 +70,11 @@ func serverKinds() map[string]kind {
 			},
 		},
 		"mongo-pause": {help: "SIGSTOP of the database", short: seconds(3, 10), long: seconds(15, 60), claims: always(mongo), do: pauseServer, lacks: lacksMongo(mongo), signals: persistSignals, shows: 6 * time.Second},
-		"mongo-slow":  {help: "every link to the database gets 100 to 1,000 ms of latency", short: seconds(3, 10), long: seconds(15, 60), claims: mongoWhole, do: mongoSlow, lacks: lacksMongo(mongo), silent: true},
+		"mongo-slow":  {help: "every link to the database gets 100 to 1,000 ms of latency", short: seconds(3, 10), long: seconds(15, 60), claims: mongoWhole, do: mongoSlow, lacks: lacksMongo(mongo), signals: slices.Concat(later(0.1, "store"), persistSignals), shows: 4 * time.Second},
 		"mongo-cut":   {help: "every link to the database is reset and refuses", short: seconds(3, 10), long: seconds(15, 60), claims: mongoWhole, do: mongoCut, lacks: lacksMongo(mongo), signals: persistSignals},
 		"mongo-bulk": {
 			help: "inserts of many end with a duplicate and an error in one: a document is not there, and one was before", short: seconds(3, 8), long: seconds(5, 25),
-			claims: always("persist-1:mongo", "persist-2:mongo"), do: mongoBulk, lacks: lacksMongo(mongo), silent: true,
+			claims: always("persist-1:mongo", "persist-2:mongo"), do: mongoBulk, lacks: lacksMongo(mongo), signals: anySignals,
 		},
 		"mongo-kill": {
 			help: "kill -9 of the database", short: seconds(0, 3), long: seconds(1, 20), claims: always(mongo), do: killServer, signals: persistSignals,
@@ -86,7 +87,7 @@ func serverKinds() map[string]kind {
 		},
 		"edge-descriptors": {
 			help: "an edge has no descriptor left, and is connected to on and on", short: seconds(2, 6), long: seconds(5, 20),
-			targets: func(p *plant) []string { return p.each("edge") }, do: edgeDescriptors, silent: true,
+			targets: func(p *plant) []string { return p.each("edge") }, do: edgeDescriptors, signals: []string{"parley_edge_accept_errors_total"},
 			lacks: func(p *plant) string {
 				if openFiles(os.Getpid()) == 0 {
 					return errors.ErrUnsupported.Error()

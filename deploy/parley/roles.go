@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
 
 	"github.com/parley-chat/parley/bus/fanout"
@@ -249,13 +250,15 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 		defer cancel()
 		_ = o.Stop(sctx)
 	}()
+	dialed := connects(o.Registry())
 	set := wire.Settings{
 		Names: r.names(), Partitions: r.Partitions, Version: version(), Ops: o, Log: log,
-		NATS: rpc.Config{URL: r.NATSURL}, Redis: fanout.Config{URL: r.RedisURL}, Kafka: r.kafka(),
+		NATS: rpc.Config{URL: r.NATSURL, Dialed: dialed("NATS")}, Redis: fanout.Config{URL: r.RedisURL, Dialed: dialed("Redis")}, Kafka: r.kafka(),
 	}
+	set.Kafka.Dialed = dialed("log")
 	var class journal.Durability
 	if r.store {
-		st, err := mongo.Open(ctx, mongo.Config{URI: r.MongoURI, Names: r.names()})
+		st, err := mongo.Open(ctx, mongo.Config{URI: r.MongoURI, Names: r.names(), Dialed: dialed("store")})
 		if err != nil {
 			return err
 		}
@@ -314,6 +317,16 @@ func (r role) run(ctx context.Context, s streams, graph func(wire.Settings, jour
 		return errExit(code)
 	}
 	return nil
+}
+
+// connects counts the connections to each server.
+func connects(reg prometheus.Registerer) (dialed func(server string) func()) {
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "parley_server_connects_total",
+		Help: "Connections that were made or tried to a server (NATS, log, Redis, store). It rises while they break.",
+	}, []string{"server"})
+	reg.MustRegister(total)
+	return func(server string) func() { return total.WithLabelValues(server).Inc }
 }
 
 // stopped is no error where somebody asked for the stop.

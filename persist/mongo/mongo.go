@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
@@ -50,6 +51,8 @@ type Config struct {
 	// Database in which the collections stand. Defaults to the one in the URI, else to Names.Database().
 	Database string
 	Names    contracts.Names
+	// Dialed, where set, is called for every connection that is made or tried to ask something.
+	Dialed func()
 	// Timeout of an operation whose context has no deadline. Defaults to 10 s.
 	Timeout time.Duration
 }
@@ -83,7 +86,13 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	journaled := true
 	concern := writeconcern.Majority()
 	concern.Journal = &journaled
+	pool := &event.PoolMonitor{Event: func(e *event.PoolEvent) {
+		if e.Type == event.ConnectionCreated && cfg.Dialed != nil {
+			cfg.Dialed()
+		}
+	}}
 	client, err := mongo.Connect(options.Client().
+		SetPoolMonitor(pool).
 		SetMaxConnIdleTime(idleTime). // the URI may say another
 		ApplyURI(cfg.URI).
 		SetTimeout(cfg.Timeout).
