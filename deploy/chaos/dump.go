@@ -157,6 +157,9 @@ func (d *dumper) within(ctx context.Context, all map[int32]bounds) (map[contract
 	if err := d.records(ctx, all); err != nil {
 		return nil, err
 	}
+	if err := d.letters(ctx); err != nil {
+		return nil, err
+	}
 	return d.rows(ctx, len(all))
 }
 
@@ -200,6 +203,29 @@ func (d *dumper) record(r *kgo.Record, partitions int) {
 		e.Room, e.Sender, e.Key, e.Hash = rec.Room, rec.From.ID, rec.Key, history.HashBody(rec.Text)
 	}
 	d.out.Add(e)
+}
+
+func (d *dumper) letters(ctx context.Context) error {
+	cursor, err := d.db.Collection(contracts.CollectionDead).Find(ctx, bson.D{})
+	if err != nil {
+		return fmt.Errorf("read the dead letters: %w", err)
+	}
+	var docs []struct {
+		Partition int32       `bson:"partition"`
+		Epoch     int64       `bson:"epoch"`
+		Offset    int64       `bson:"offset"`
+		Value     bson.Binary `bson:"value"`
+	}
+	if err := cursor.All(ctx, &docs); err != nil {
+		return fmt.Errorf("read the dead letters: %w", err)
+	}
+	for _, doc := range docs {
+		hash := contracts.HashRecord(doc.Value.Data)
+		d.out.Add(history.Event{
+			Kind: history.Letter, Partition: doc.Partition, Epoch: contracts.Epoch(doc.Epoch), Offset: doc.Offset, Record: hex.EncodeToString(hash[:]),
+		})
+	}
+	return nil
 }
 
 func (d *dumper) rows(ctx context.Context, partitions int) (map[contracts.RoomID]contracts.Seq, error) {

@@ -81,6 +81,7 @@ const (
 	Body         Kind = "body"         // another text than anybody sent under this key
 	Hole         Kind = "hole"         // the seqs of a room are not 1 … N
 	Numbering    Kind = "numbering"    // the store is not the fold of the log (rule 1)
+	Unburied     Kind = "unburied"     // the dead letters are not the records that nobody can read (rule 1)
 	Order        Kind = "order"        // acked or seen before the other was sent, yet behind it; or log order broken (promise 4)
 	Pipeline     Kind = "pipeline"     // one connection's sends to one room changed places (promise 4)
 	Disagreement Kind = "disagreement" // two receivers, or a receiver and the store, differ about one place (promise 4)
@@ -179,7 +180,7 @@ func (c *Checker) Add(e history.Event) {
 		c.stored = append(c.stored, e)
 	case history.Row:
 		c.row(&e)
-	case history.Record, history.Range, history.Checkpoint:
+	case history.Record, history.Letter, history.Range, history.Checkpoint:
 		c.log(&e)
 	case history.Private:
 		c.room(e.Room).private = true

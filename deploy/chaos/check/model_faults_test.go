@@ -113,8 +113,11 @@ func (m *model) rest() {
 		end := int64(len(l.records))
 		m.add(history.Event{Kind: history.Range, Partition: l.id, Epoch: l.epoch, Start: 0, End: end})
 		m.add(history.Event{Kind: history.Checkpoint, Partition: l.id, Epoch: l.epoch, Offset: end})
-		for _, rec := range l.records {
+		for i, rec := range l.records {
 			m.add(rec)
+			if rec.Dead {
+				m.add(history.Event{Kind: history.Letter, Partition: l.id, Epoch: l.epoch, Offset: int64(i), Record: rec.Record})
+			}
 		}
 	}
 }

@@ -359,6 +359,30 @@ var mutations = []mutation{
 	{"a checkpoint of an old epoch", is(check.Unsettled), func(m *mutant) []history.Event {
 		return m.change(m.kind(history.Checkpoint), func(e *history.Event) { e.Epoch += 2 })
 	}},
+	{"a dead letter that is not there", is(check.Unburied), func(m *mutant) []history.Event {
+		return m.drop(m.kind(history.Letter))
+	}},
+	{"a dead letter of another record", is(check.Unburied), func(m *mutant) []history.Event {
+		return m.change(m.kind(history.Letter), func(e *history.Event) { e.Record = "changed" })
+	}},
+	{"a dead letter twice", is(check.Unburied), func(m *mutant) []history.Event {
+		i := m.kind(history.Letter)
+		if i < 0 {
+			return nil
+		}
+		return m.insert(i+1, m.events[i])
+	}},
+	{"a dead letter of a good record", is(check.Unburied), func(m *mutant) []history.Event {
+		i := m.any(func(_ int, e *history.Event) bool { return e.Kind == history.Record && !e.Dead })
+		if i < 0 {
+			return nil
+		}
+		e := m.events[i]
+		return m.insert(i+1, history.Event{Kind: history.Letter, Partition: e.Partition, Epoch: m.epoch(e.Partition), Offset: e.Offset, Record: e.Record})
+	}},
+	{"a dead letter of nothing", is(check.Unburied), func(m *mutant) []history.Event {
+		return m.change(m.kind(history.Letter), func(e *history.Event) { e.Offset += 1_000_000 })
+	}},
 	{"goroutines leaked", is(check.Goroutines), func(m *mutant) []history.Event {
 		return m.change(m.final(), func(e *history.Event) { e.Goroutines *= 3 })
 	}},

@@ -147,6 +147,7 @@ type partition struct {
 	checkpoint *history.Event
 	records    []record
 	rows       []*row
+	letters    []*history.Event
 }
 
 type record struct {
@@ -174,6 +175,8 @@ func (c *Checker) log(e *history.Event) {
 	case history.Checkpoint:
 		p.checkpoint = e
 		c.report.got(inputRows) // a store may be empty
+	case history.Letter:
+		p.letters = append(p.letters, e)
 	case history.Record:
 		c.report.Figures.Records++
 		if e.Dead {
@@ -219,6 +222,48 @@ func (c *Checker) folds() {
 		}
 		slices.SortStableFunc(p.records, func(a, b record) int { return cmp.Compare(a.offset, b.offset) })
 		c.fold(id, p)
+		c.buried(id, p)
+	}
+}
+
+// buried compares the dead letters with the records that nobody can read, as far as the log goes back and C has come.
+func (c *Checker) buried(id int32, p *partition) {
+	if p.checkpoint == nil {
+		return
+	}
+	letters := make(map[int64]*history.Event)
+	for _, l := range p.letters {
+		if l.Epoch != p.epoch || l.Offset < p.start {
+			continue
+		}
+		if letters[l.Offset] != nil {
+			c.violate(Violation{Kind: Unburied, What: fmt.Sprintf("partition %d: two dead letters of %d", id, l.Offset), Evidence: []string{letters[l.Offset].Source, l.Source}})
+		}
+		letters[l.Offset] = l
+	}
+	for _, r := range p.records {
+		l := letters[r.offset]
+		delete(letters, r.offset)
+		v := Violation{Kind: Unburied, Room: r.id.Room, Key: r.id.Key, Evidence: []string{r.source}}
+		switch {
+		case l == nil && r.dead && r.offset < p.checkpoint.Offset:
+			v.What = fmt.Sprintf("nobody can read record %d of partition %d, and there is no dead letter of it", r.offset, id)
+		case l == nil:
+			continue
+		case !r.dead:
+			v.What = fmt.Sprintf("record %d of partition %d can be read, and there is a dead letter of it", r.offset, id)
+		case l.Record != r.record:
+			v.What = fmt.Sprintf("record %d of partition %d is %s, its dead letter %s", r.offset, id, r.record, l.Record)
+		default:
+			continue
+		}
+		if l != nil {
+			v.Evidence = append(v.Evidence, l.Source)
+		}
+		c.violate(v)
+	}
+	for _, offset := range slices.Sorted(maps.Keys(letters)) {
+		c.violate(Violation{Kind: Unburied, What: fmt.Sprintf("a dead letter of record %d of partition %d, which is not in the log", offset, id), Evidence: []string{letters[offset].Source}})
 	}
 }
 

@@ -55,6 +55,7 @@ const Dropped = "dropped"
 // What the end of a run is dumped as. Dumps come from the store and the log themselves, not through Parley.
 const (
 	Row        Kind = "row"        // of the store: Partition, Offset, Epoch, Room, Seq, Sender, Key, Hash, Record
+	Letter     Kind = "letter"     // of the store, a dead one: Partition, Offset, Epoch, Record
 	Record     Kind = "record"     // of the log: Partition, Offset, Room, Sender, Key, Hash, Record; Dead where nobody can read it
 	Range      Kind = "range"      // of the log, one per partition: Partition, Epoch (the checkpoint's), Start, End (exclusive)
 	Checkpoint Kind = "checkpoint" // of the store: Partition, Epoch, Offset (C)

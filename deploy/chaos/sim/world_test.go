@@ -290,6 +290,14 @@ func (w *world) dump() {
 		if k.Epoch != 0 || len(values) > 0 {
 			add(history.Event{Kind: history.Checkpoint, Partition: id, Epoch: epoch, Offset: k.Offset})
 		}
+		letters, err := w.bolt.DeadLetters(ctx, id, contracts.Position{}, 1<<30)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, l := range letters {
+			hash := contracts.HashRecord(l.Value)
+			add(history.Event{Kind: history.Letter, Partition: id, Epoch: l.Position.Epoch, Offset: l.Position.Offset, Record: hex.EncodeToString(hash[:])})
+		}
 		for i, v := range values {
 			hash := contracts.HashRecord(v)
 			e := history.Event{Kind: history.Record, Partition: id, Offset: start + int64(i), Record: hex.EncodeToString(hash[:])}
