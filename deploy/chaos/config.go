@@ -36,7 +36,7 @@ type Config struct {
 	// the scenario to 5,000, rooms of 20, and 50.
 	Users, Rooms int
 	Rate         float64
-	// Churn is how often a user leaves a room or drops the connection, on average. Defaults to 40 s.
+	// Churn is how often a user leaves a room or drops the connection, and reads history, on average. Defaults to 40 s.
 	Churn time.Duration
 	// Loaded says that the machine has other work: how fast deliveries are at rest, and the share of sends that are acked then,
 	// is reported and not judged.

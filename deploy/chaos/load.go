@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -160,6 +161,7 @@ func (c *crowd) start(ctx context.Context, seed uint64) {
 		}
 		c.sending.Go(func() { c.send(begin, ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i)))) })
 		c.sending.Go(func() { c.churn(begin, ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i+1)))) })
+		c.sending.Go(func() { c.browse(begin, ctx, u, rand.New(rand.NewPCG(seed, uint64(2*i+1)<<32))) })
 	}
 }
 
@@ -226,7 +228,7 @@ func (c *crowd) judge(u *user, room contracts.RoomID, err error) {
 
 // churn leaves a room and comes back, or drops the connection, every now and then.
 func (c *crowd) churn(begin, ctx context.Context, u *user, rng *rand.Rand) {
-	for wait(begin, c.cfg.Churn/2+rand.N(c.cfg.Churn)) {
+	for wait(begin, c.cfg.Churn/2+rand64(rng, c.cfg.Churn)) {
 		if rng.IntN(3) == 0 {
 			u.rec.drop(u.Drop)
 			continue
@@ -239,7 +241,7 @@ func (c *crowd) churn(begin, ctx context.Context, u *user, rng *rand.Rand) {
 		}
 		err := u.Leave(ctx, room)
 		if err == nil {
-			wait(begin, rand.N(2*time.Second))
+			wait(begin, rand64(rng, 2*time.Second))
 			_, err = u.Join(ctx, room, since)
 		}
 		u.set(room, false)
@@ -247,6 +249,51 @@ func (c *crowd) churn(begin, ctx context.Context, u *user, rng *rand.Rand) {
 			c.tally.odd(fmt.Sprintf("%s: left %s and could not come back: %v", u.name, room, err))
 		}
 	}
+}
+
+// browse reads the newest page of a room's history and the one before it, every now and then.
+func (c *crowd) browse(begin, ctx context.Context, u *user, rng *rand.Rand) {
+	for wait(begin, c.cfg.Churn/2+rand64(rng, c.cfg.Churn)) {
+		room := u.rooms[rng.IntN(len(u.rooms))]
+		first, err := c.page(ctx, u, room, 0, 1+rng.IntN(50))
+		if err == nil && first > 1 {
+			_, err = c.page(ctx, u, room, first, 1+rng.IntN(50))
+		}
+		var refused *contracts.Error
+		switch {
+		case err == nil, errors.Is(err, client.ErrDisconnected), errors.Is(err, context.Canceled):
+		case errors.As(err, &refused) && refused.Retry:
+		default:
+			c.tally.odd(fmt.Sprintf("%s: the history of %s: %v", u.name, room, err))
+		}
+	}
+}
+
+// page reads the page of history before a seq, the newest where that is 0, and returns its first seq, 0 where it is empty.
+func (c *crowd) page(ctx context.Context, u *user, room contracts.RoomID, before contracts.Seq, limit int) (first contracts.Seq, err error) {
+	fields := map[string]any{"room": room, "limit": limit}
+	if before > 0 {
+		fields["before"] = before
+	}
+	raw, err := u.Request(ctx, contracts.OpHistory, fields)
+	if err != nil {
+		return 0, err
+	}
+	var ok struct {
+		Entries []wireEvent `json:"entries"`
+	}
+	if err := json.Unmarshal(raw, &ok); err != nil {
+		return 0, fmt.Errorf("read a page: %w", err)
+	}
+	e := history.Event{Kind: history.Page, Room: room, To: max(before, 1) - 1}
+	for i := range ok.Entries {
+		e.Entries = append(e.Entries, ok.Entries[i].entry())
+	}
+	u.rec.page(e)
+	if len(e.Entries) == 0 {
+		return 0, nil
+	}
+	return e.Entries[0].Seq, nil
 }
 
 // pick chooses a room.

@@ -107,6 +107,13 @@ func (r *recorder) end(rooms []contracts.RoomID) {
 	r.done = true
 }
 
+// page writes down a page of history that the client has read.
+func (r *recorder) page(e history.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(r.conn, e)
+}
+
 // add writes an event of connection n. The caller holds mu.
 func (r *recorder) add(n uint64, e history.Event) {
 	if r.done {

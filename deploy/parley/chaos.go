@@ -22,7 +22,7 @@ type chaosCmd struct {
 	Users    int           `name:"users" placeholder:"N" help:"Clients. Defaults to 200."`
 	Rooms    int           `name:"rooms" placeholder:"N" help:"Rooms, of 2 to 60 members. Defaults to 50."`
 	Rate     float64       `name:"rate" short:"r" placeholder:"N" help:"Messages per second of all users. Defaults to 500, with --long to 600."`
-	Churn    time.Duration `name:"churn" placeholder:"TIME" help:"How often a user leaves a room or drops the connection, on average. Defaults to 40s."`
+	Churn    time.Duration `name:"churn" placeholder:"TIME" help:"How often a user leaves a room or drops the connection, and reads history, on average. Defaults to 40s."`
 	Mongo    string        `name:"mongo" env:"MONGO" default:"auto" help:"auto (MONGODB_URI, else mongod, else a stand-in), java, ferret, or a URI."`
 	Dir      string        `name:"dir" env:"PARLEY_LOCAL" default:".local" help:"Where programs are kept; each run gets a directory below chaos."`
 	Loaded   bool          `name:"loaded" help:"The machine has other work: speed and the share of acks at rest are reported, not judged."`

@@ -176,6 +176,8 @@ func (c *Checker) Add(e history.Event) {
 		c.answered(&e)
 	case history.Joining, history.Joined, history.Received, history.Gap, history.Reset, history.Leaving, history.Left, history.Closed, history.Ended:
 		c.seen(&e)
+	case history.Page:
+		c.page(&e)
 	case history.Stored:
 		c.stored = append(c.stored, e)
 	case history.Row:

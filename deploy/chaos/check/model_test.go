@@ -157,6 +157,8 @@ func (m *model) step() {
 		l.append(history.Event{Kind: history.Record, Dead: true, Record: "dead"})
 	case n < 980:
 		m.disturb()
+	case n < 985:
+		m.page(c, r)
 	default:
 		m.now += m.rnd.Int64N(int64(2 * time.Second))
 		m.probe("")
@@ -380,6 +382,17 @@ func (m *model) deliver(c *modelClient, r *modelRoom, max int, live bool) {
 			v.listening, v.pos = false, -1
 		}
 	}
+}
+
+// page is read by somebody who need not listen to the room.
+func (m *model) page(c *modelClient, r *modelRoom) {
+	if !c.up || r.private || len(r.rows) == 0 {
+		return
+	}
+	to := 1 + m.rnd.IntN(len(r.rows))
+	m.add(history.Event{
+		Kind: history.Page, Client: c.name, Conn: c.conn, Room: r.id, To: contracts.Seq(to), Entries: r.entries(c.user, max(0, to-2-m.rnd.IntN(4)), to),
+	})
 }
 
 // gap leaves entries out, tells it, maybe goes on live, and the client pulls.

@@ -40,6 +40,11 @@ func (m *mutant) kind(k history.Kind) int {
 	return m.any(func(_ int, e *history.Event) bool { return e.Kind == k && e.Change == "" })
 }
 
+// page is one of history with at least three entries.
+func (m *mutant) page() int {
+	return m.any(func(_ int, e *history.Event) bool { return e.Kind == history.Page && len(e.Entries) > 2 })
+}
+
 func (m *mutant) drop(i int) []history.Event {
 	if i < 0 {
 		return nil

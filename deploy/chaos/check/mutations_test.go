@@ -246,6 +246,31 @@ var mutations = []mutation{
 			return e.Kind == history.Joined && e.Room != "room-3" && len(e.Entries) > 2
 		}), func(e *history.Event) { e.Entries = slices.Delete(slices.Clone(e.Entries), 1, 2) })
 	}},
+	{"an entry of a page left out", is(check.Missing), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) { e.Entries = slices.Delete(slices.Clone(e.Entries), 1, 2) })
+	}},
+	{"a page that ends too soon", is(check.Missing), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) { e.Entries = e.Entries[:len(e.Entries)-1] })
+	}},
+	{"a page in another order", is(check.Backwards), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) {
+			e.Entries = slices.Clone(e.Entries)
+			slices.Reverse(e.Entries)
+		})
+	}},
+	{"another body in a page", is(check.Body, check.Disagreement), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) {
+			e.Entries = slices.Clone(e.Entries)
+			e.Entries[0].Hash = "changed"
+		})
+	}},
+	{"another message in a page", is(check.Ghost), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) {
+			e.Entries = slices.Clone(e.Entries)
+			e.Entries[0].Key[15] ^= 0xff
+			e.Entries[0].Key[14] ^= 0xff
+		})
+	}},
 	{"the newest entry missing at the end", is(check.Tail, check.Missing), func(m *mutant) []history.Event {
 		return m.drop(m.live(history.Ended))
 	}},

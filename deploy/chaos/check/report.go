@@ -61,6 +61,7 @@ type Figures struct {
 	Joins    int `json:"joins"`
 	Resumes  int `json:"resumes"` // joins with a position that got what they lacked
 	Resets   int `json:"resets"`
+	Pages    int `json:"pages"` // of history
 	Gaps     int `json:"gaps"`
 
 	Faults map[string]int     `json:"faults,omitempty"`  // by kind
@@ -154,7 +155,7 @@ func (r *Report) WriteText(out io.Writer) error {
 	fmt.Fprintf(&b, "%.0f s, %d clients on %d connections, %d rooms\n", f.Seconds, f.Clients, f.Connections, f.Rooms)
 	fmt.Fprintf(&b, "sent      %d messages in %d attempts: %d ok, %d rejected, %d unknown; %d messages acked\n", f.Messages, f.Attempts, f.OK, f.Rejected, f.Unknown, f.Acked)
 	fmt.Fprintf(&b, "kept      %d rows of %d records, %d of them repeats, %d dead\n", f.Rows, f.Records, f.Duplicates, f.Dead)
-	fmt.Fprintf(&b, "received  %d entries, %d live; %d joins, %d resumes, %d resets, %d gaps; %d members at the end\n", f.Received, f.Live, f.Joins, f.Resumes, f.Resets, f.Gaps, f.Members)
+	fmt.Fprintf(&b, "received  %d entries, %d live; %d joins, %d resumes, %d resets, %d gaps, %d pages of history; %d members at the end\n", f.Received, f.Live, f.Joins, f.Resumes, f.Resets, f.Gaps, f.Pages, f.Members)
 	fmt.Fprintf(&b, "at rest   %d of %d attempts acked; %d deliveries, p50 %.1f ms, p99 %.1f ms\n", f.QuietAcked, f.QuietAttempts, f.QuietDeliveries, f.FanoutP50MS, f.FanoutP99MS)
 	for _, kind := range slices.Sorted(maps.Keys(f.Faults)) {
 		fmt.Fprintf(&b, "fault     %s × %d", kind, f.Faults[kind])

@@ -34,7 +34,7 @@ type view struct {
 	conn      uint64 // that the latest join was written on
 	epoch     contracts.Epoch
 	stretches []*stretch
-	skipped   []span // what replies left out between entries, though the client did not have it
+	skipped   []span // what replies to joins left out between entries, though the client did not have it, and what pages of history did
 	ended     string // the ended line
 }
 
@@ -74,11 +74,7 @@ func (c *Checker) seen(e *history.Event) {
 		}
 		return
 	}
-	v := cl.views[e.Room]
-	if v == nil {
-		v = &view{room: c.room(e.Room)}
-		cl.views[e.Room] = v
-	}
+	v := c.view(cl, e.Room)
 	switch e.Kind {
 	case history.Joining:
 		v.listening, v.asked, v.conn = true, true, e.Conn
@@ -101,6 +97,35 @@ func (c *Checker) seen(e *history.Event) {
 		v.begin(e.Source)
 	case history.Ended:
 		v.ended = e.Source
+	}
+}
+
+func (c *Checker) view(cl *client, room contracts.RoomID) *view {
+	v := cl.views[room]
+	if v == nil {
+		v = &view{room: c.room(room)}
+		cl.views[room] = v
+	}
+	return v
+}
+
+// page takes a page of history, which is no part of what the client knows: it must be what all others have, without a hole.
+func (c *Checker) page(e *history.Event) {
+	c.report.Figures.Pages++
+	v := c.view(c.client(e.Client), e.Room)
+	at := contracts.Seq(0)
+	for i, in := range e.Entries {
+		v.room.place(in.Seq).sight(&history.Event{Client: e.Client, Room: e.Room, Source: e.Source, Seq: in.Seq, Epoch: in.Epoch, Key: in.Key, Sender: in.Sender, Hash: in.Hash})
+		switch {
+		case i > 0 && in.Seq <= at:
+			c.violate(Violation{Kind: Backwards, Room: e.Room, Seq: in.Seq, Client: e.Client, What: fmt.Sprintf("in a page of history, behind %d", at), Evidence: []string{e.Source}})
+		case i > 0 && in.Seq > at+1:
+			v.skipped = append(v.skipped, span{from: at + 1, to: in.Seq - 1, source: e.Source})
+		}
+		at = max(at, in.Seq)
+	}
+	if at < e.To {
+		v.skipped = append(v.skipped, span{from: at + 1, to: e.To, source: e.Source})
 	}
 }
 
@@ -274,7 +299,7 @@ func (c *Checker) members() {
 			}
 			for _, left := range v.skipped {
 				if seq, ok := v.room.visibleIn(cl.user, left.from, left.to); ok {
-					c.violate(Violation{Kind: Missing, Room: v.room.id, Seq: seq, Client: cl.name, What: "a reply to a join left it out between others", Evidence: []string{left.source}})
+					c.violate(Violation{Kind: Missing, Room: v.room.id, Seq: seq, Client: cl.name, What: "a reply to a join, or a page of history, goes past it", Evidence: []string{left.source}})
 				}
 			}
 			if v.ended != "" {

@@ -40,6 +40,7 @@ const (
 	Joining   Kind = "joining"   // Room, Since
 	Joined    Kind = "joined"    // Room, Since, State, Epoch, Head, First, Entries
 	Received  Kind = "entry"     // Room, Seq, Epoch, Key, Sender, Hash, Live
+	Page      Kind = "page"      // Room, Entries, To (the seq that it must go up to; 0 for the newest page)
 	Gap       Kind = "gap"       // Room, From, To
 	Reset     Kind = "reset"     // Room, Epoch, Head
 	Leaving   Kind = "leaving"   // Room
@@ -136,7 +137,7 @@ type Event struct {
 	First contracts.Seq       `json:"first,omitempty"`
 	From  contracts.Seq       `json:"from,omitempty"`
 	To    contracts.Seq       `json:"to,omitempty"`
-	// Entries are those of a join's reply, ascending.
+	// Entries are those of a join's reply or of a page of history, ascending.
 	Entries []Entry `json:"entries,omitempty"`
 
 	Partition int32 `json:"partition,omitempty"`
