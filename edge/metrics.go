@@ -66,7 +66,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		connections: gauge("connections", "WebSocket connections held."),
 		accepted:    counter("accepted_total", "TCP connections accepted."),
-		unaccepted:  counter("accept_errors_total", "Attempts to accept that failed for want of descriptors or memory; each is followed by a pause of 0.1 s."),
+		unaccepted:  counter("accept_errors_total", "Attempts to accept that failed, mostly for want of descriptors or memory; each is followed by a pause of 0.1 s."),
 		closed:      vec("closed_total", "code", "WebSocket connections ended, by close code; 0 where no close frame came or went."),
 		refused:     vec("refused_total", "status", "Handshakes refused, by HTTP status."),
 		errors:      vec("errors_total", "code", "Error replies and error events, by code."),

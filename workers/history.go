@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/parley-chat/parley/contracts"
 )
@@ -36,6 +37,10 @@ func (w *Worker) history(ctx context.Context, r *request) (contracts.Answer, err
 		h, err := w.heads.of(ctx, w.partition(r.Room), r.Room)
 		if err != nil {
 			return err
+		}
+		// Who asks for what lies beyond the head has seen more than the dispatcher that answered knows of, which has just taken over.
+		if beyond := hasBefore && before > uint64(h.Seq)+1 || hasAfter && after > uint64(h.Seq); beyond && !h.certain {
+			return fmt.Errorf("read room %s: the dispatcher is behind: %w", r.Room, errAgain)
 		}
 		s := span{room: r.Room, epoch: h.epoch}
 		var more bool

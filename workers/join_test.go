@@ -166,6 +166,27 @@ func TestJoinWaitsForACertainDispatcher(t *testing.T) {
 	})
 }
 
+// A page is asked for by who has seen more than the dispatcher knows of.
+func TestHistoryWaitsForACertainDispatcher(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{`{"before":9,"limit":2}`, "7 8"},
+		{`{"after":6}`, "7 8"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := full(t, 5)
+				f.certain = false
+				got := f.begin(cmd(contracts.OpHistory, tt.args))
+				time.Sleep(time.Second)
+				f.set(func() { f.head, f.truth, f.certain = 8, 8, true })
+				if page := decode[contracts.HistoryOK](t, <-got); f.seqs(page.Entries) != tt.want {
+					t.Errorf("got %s", f.seqs(page.Entries))
+				}
+			})
+		})
+	}
+}
+
 // Every way in which what is read could be less than what there is.
 func TestJoinIsNeverSilentlyIncomplete(t *testing.T) {
 	for _, tt := range []struct {

@@ -29,6 +29,7 @@ const (
 	reconnectMin   = 50 * time.Millisecond
 	reconnectMax   = 500 * time.Millisecond // and how long a broker may be back before it is noticed
 	inboxPending   = 16384                  // replies that wait for their callback; beyond, a reply is lost and its asker times out
+	pingForgotten  = 10 * time.Second       // until a ping is forgotten that nobody waits for any more
 	noResponders   = "503"                  // the status header that the broker sends when nobody serves a subject
 	statusHeader   = "Status"
 )
@@ -296,12 +297,20 @@ func (n *NATS) MaxPayload() int { return int(n.maxPayload.Load()) }
 // Up implements Client.
 func (n *NATS) Up() bool { return n.up.Load() }
 
-// Ping asks the broker for a sign of life. ctx must have a deadline.
+// Ping asks the broker for a sign of life: that nobody serves a subject, which the broker answers itself. The client's own ping
+// would hold its lock over a write to a broker that takes nothing; see send.
 func (n *NATS) Ping(ctx context.Context) error {
-	if !n.conn.IsConnected() {
-		return cmp.Or(n.conn.LastError(), nats.ErrDisconnected)
+	answer := make(chan error, 1)
+	n.Ask(n.inbox+"is.there", nil, pingForgotten, func(_ []byte, err error) { answer <- err })
+	select {
+	case err := <-answer:
+		if errors.Is(err, ErrNoServer) {
+			return nil
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return n.conn.FlushWithContext(ctx)
 }
 
 // Close implements Client. It also ends what Serve began and waits for the handlers; requests that nobody has taken yet

@@ -194,6 +194,7 @@ func mongoBulk(ctx context.Context, f *fault) error {
 	b.armed.Store(false)
 	if b.harmed.Load() == before {
 		f.w.remark("%s: no bulk of two entries or more in %.1f s", f, f.length.Seconds())
+		return errHarmless
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ type kind struct {
 	// signals are metrics of which one must move soon, as history.Event has them, where no role says that it is not ready.
 	// silent: nothing need show, as it is no server's business or costs nobody anything.
 	signals []string
+	// signalsOf are those of a target, in place of signals.
+	signalsOf func(target string) []string
 	// shows is how long it must last to be noticed at all; a shorter one is silent.
 	shows time.Duration
 	// within is how soon it must show; 0 leaves that to the checker.
@@ -66,31 +68,38 @@ func seconds(from, to float64) [2]time.Duration {
 
 func always(names ...string) func(string) []string { return func(string) []string { return names } }
 
-// What all roles but edges say of the servers they ask for a sign of life, needed just then or not.
+// What roles say of the servers they ask for a sign of life, needed just then or not.
 const (
+	natsSilent  = `parley_server_ping_errors_total{server="NATS"}`
 	logSilent   = `parley_server_ping_errors_total{server="log"}`
 	redisSilent = `parley_server_ping_errors_total{server="Redis"}`
 	storeSilent = `parley_server_ping_errors_total{server="store"}`
 )
 
-// servers are those that roles ask for a sign of life and count connections to, as metrics name them.
-var servers = []string{"NATS", "log", "Redis", "store"}
+// named are the servers as metrics name them.
+var named = map[string]string{nats: "NATS", kafka: "log", redis: "Redis", mongo: "store"}
 
-// later are the signals of a server that answers later than after so many seconds.
-func later(seconds float64, of ...string) (signals []string) {
-	for _, server := range of {
-		signals = append(signals, fmt.Sprintf(`parley_server_ping_seconds{server="%s"}>%g`, server, seconds))
+// later are the signals of a server that answers a process later than after so many seconds, or not at all.
+func later(process, server string, seconds float64) []string {
+	return []string{
+		fmt.Sprintf(`%s parley_server_ping_seconds{server="%s"}>%g`, process, named[server], seconds),
+		fmt.Sprintf(`%s parley_server_ping_errors_total{server="%s"}`, process, named[server]),
+	}
+}
+
+// again are the signals of a server that processes connect to again.
+func again(server string, processes ...string) (signals []string) {
+	for _, process := range processes {
+		signals = append(signals,
+			fmt.Sprintf(`%s parley_server_connects_total{server="%s"}`, process, named[server]),
+			fmt.Sprintf(`%s parley_server_ping_errors_total{server="%s"}`, process, named[server]),
+		)
 	}
 	return signals
 }
 
-// again are the signals of connections that were made again.
-func again() (signals []string) {
-	for _, server := range servers {
-		signals = append(signals, fmt.Sprintf(`parley_server_connects_total{server="%s"}`, server))
-	}
-	return signals
-}
+// fast is what a link-slow is above, there and back.
+const fast = 0.05
 
 // Metrics by which faults show, the sum of all series of a name where no label is named.
 var (
@@ -98,7 +107,7 @@ var (
 	dispatchSignals = []string{"parley_dispatch_publish_errors_total", "parley_dispatch_lookup_errors_total", "parley_dispatch_partitions", "parley_dispatch_skipped_total"}
 	persistSignals  = []string{"parley_persist_retries_total", "parley_persist_slow_calls_total", "parley_persist_conflicts_total", "parley_persist_partitions", "parley_persist_untold_total", storeSilent}
 	workerSignals   = []string{"parley_worker_cache_errors_total", "parley_worker_events_lost_total"}
-	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals, []string{logSilent, redisSilent})
+	anySignals      = slices.Concat(edgeSignals, workerSignals, dispatchSignals, persistSignals, []string{natsSilent, logSilent, redisSilent})
 )
 
 // kinds are all faults by name.
@@ -147,18 +156,28 @@ func makeKinds() map[string]kind {
 		}
 		return names
 	}
+	connected := func(target string) []string {
+		from, to, _ := strings.Cut(target, ":")
+		return again(to, from)
+	}
 	for name, k := range map[string]kind{
-		"link-reset": {help: "every connection of a link is reset, several times", do: linkReset, signals: again()},
-		"link-half":  {help: "one way of every connection of a link is closed, the other not", do: linkHalf, signals: again()},
-		"link-slow":  {help: "a link gets 20 to 300 ms of latency", do: linkSlow, signals: later(0.02, servers...), shows: 3 * time.Second},
+		"link-reset": {help: "every connection of a link is reset, several times", do: linkReset, signalsOf: connected},
+		"link-half":  {help: "one way of every connection of a link is closed, the other not", do: linkHalf, signalsOf: connected},
+		"link-slow": {
+			help: "a link gets 50 to 300 ms of latency", do: linkSlow, shows: 3 * time.Second,
+			signalsOf: func(target string) []string {
+				from, to, _ := strings.Cut(target, ":")
+				return later(from, to, fast)
+			},
+		},
 		// What a sign of life takes is little, and so is the rest mostly.
 		"link-throttle": {help: "a link carries 4 to 64 KB/s per connection", do: linkThrottle, silent: true},
 		"link-hang":     {help: "a link accepts new connections and says nothing; the old ones are reset", do: linkHang, shows: 4 * time.Second},
 		"link-refuse":   {help: "a link resets the old connections and every new one", do: linkRefuse, shows: 4 * time.Second},
 	} {
 		k.short, k.long, k.targets = seconds(2, 8), seconds(5, 25), links
-		if !k.silent {
-			k.signals = slices.Concat(k.signals, anySignals)
+		if !k.silent && k.signalsOf == nil {
+			k.signals = anySignals
 		}
 		all[name] = k
 	}
@@ -341,7 +360,7 @@ func linkHalf(ctx context.Context, f *fault) error {
 }
 
 func linkSlow(ctx context.Context, f *fault) error {
-	f.link().Set(proxy.Fault{Latency: time.Duration(20+f.rng.IntN(280)) * time.Millisecond})
+	f.link().Set(proxy.Fault{Latency: time.Duration(50+f.rng.IntN(250)) * time.Millisecond})
 	f.hold(ctx)
 	f.link().Set(proxy.Fault{})
 	return nil

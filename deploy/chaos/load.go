@@ -261,7 +261,9 @@ func (c *crowd) browse(begin, ctx context.Context, u *user, rng *rand.Rand) {
 		}
 		var refused *contracts.Error
 		switch {
-		case err == nil, errors.Is(err, client.ErrDisconnected), errors.Is(err, context.Canceled):
+		case err == nil, errors.Is(err, client.ErrDisconnected):
+		case errors.Is(err, context.Canceled):
+			c.tally.odd(fmt.Sprintf("%s: no history of %s %s after the last fault", u.name, room, restWithin))
 		case errors.As(err, &refused) && refused.Retry:
 		default:
 			c.tally.odd(fmt.Sprintf("%s: the history of %s: %v", u.name, room, err))
@@ -280,12 +282,14 @@ func (c *crowd) page(ctx context.Context, u *user, room contracts.RoomID, before
 		return 0, err
 	}
 	var ok struct {
-		Entries []wireEvent `json:"entries"`
+		Head    contracts.Seq `json:"head"`
+		More    bool          `json:"more"`
+		Entries []wireEvent   `json:"entries"`
 	}
 	if err := json.Unmarshal(raw, &ok); err != nil {
 		return 0, fmt.Errorf("read a page: %w", err)
 	}
-	e := history.Event{Kind: history.Page, Room: room, To: max(before, 1) - 1}
+	e := history.Event{Kind: history.Page, Room: room, Before: before, Limit: limit, Head: ok.Head, More: ok.More}
 	for i := range ok.Entries {
 		e.Entries = append(e.Entries, ok.Entries[i].entry())
 	}

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -167,19 +168,34 @@ func (w *world) inject(ctx context.Context, faults []*fault) {
 	w.healLinks()
 }
 
+// soon is how long a fault lasts at most until it must show.
+const soon = 5 * time.Second
+
+// errHarmless is what a fault ends with that could not harm anything, as what it harms was not there.
+var errHarmless = errors.New("nothing was harmed")
+
 // inflict runs one fault and records it.
 func (w *world) inflict(ctx context.Context, n int, f *fault) {
 	k := kinds[f.kind]
 	name := fmt.Sprintf("%d %s for %.1f s", n+1, f, f.length.Seconds())
+	signals := k.signals
+	if k.signalsOf != nil {
+		signals = k.signalsOf(f.target)
+	}
+	// What the end of the run cuts off may have had no time to show.
+	lasts := f.length
+	if end, ok := ctx.Deadline(); ok {
+		lasts = min(lasts, time.Until(end))
+	}
 	w.begun(f.kind, f.String())
 	defer w.over(f.String())
 	w.conductor.Add(history.Event{
-		Kind: history.Fault, At: history.SharedNow(), Fault: name, What: f.kind, Process: f.target, Signals: k.signals,
-		Within: int64(k.within), Silent: k.silent || f.length < k.shows,
+		Kind: history.Fault, At: history.SharedNow(), Fault: name, What: f.kind, Process: f.target, Signals: signals,
+		Within: int64(k.within), Silent: k.silent || lasts < k.shows || lasts < f.length && lasts < soon,
 	})
 	err := k.do(ctx, f)
-	w.conductor.Add(history.Event{Kind: history.Heal, At: history.SharedNow(), Fault: name})
-	if err != nil {
+	w.conductor.Add(history.Event{Kind: history.Heal, At: history.SharedNow(), Fault: name, Silent: errors.Is(err, errHarmless)})
+	if err != nil && !errors.Is(err, errHarmless) {
 		w.tally.odd(fmt.Sprintf("fault %s: %v", name, err))
 	}
 }

@@ -326,7 +326,7 @@ func connects(reg prometheus.Registerer) (dialed func(server string) func()) {
 		Help: "Connections that were made or tried to a server (NATS, log, Redis, store). It rises while they break.",
 	}, []string{"server"})
 	reg.MustRegister(total)
-	return func(server string) func() { return total.WithLabelValues(server).Inc }
+	return func(server string) func() { return func() { total.WithLabelValues(server).Inc() } }
 }
 
 // stopped is no error where somebody asked for the stop.

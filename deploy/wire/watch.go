@@ -41,7 +41,6 @@ type watch struct {
 	log     *slog.Logger
 	errors  *prometheus.CounterVec
 	seconds *prometheus.GaugeVec
-	ctx     context.Context // ends when the graph stops
 
 	mu   sync.Mutex               // guards what follows
 	took map[string]time.Duration // what the latest answers took
@@ -55,7 +54,7 @@ type loss struct {
 
 // watching has a role watch the servers that each of its options names, from the graph's start to its stop.
 func watching(node contracts.NodeID, servers ...fx.Option) fx.Option {
-	return fx.Options(fx.Provide(fx.Private, func(lc fx.Lifecycle, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) (*watch, error) {
+	return fx.Options(fx.Provide(func(lc fx.Lifecycle, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) (*watch, error) {
 		w := &watch{
 			life: lc,
 			log:  logger,
@@ -73,10 +72,6 @@ func watching(node contracts.NodeID, servers ...fx.Option) fx.Option {
 		if err := errors.Join(reg.Register(w.errors), reg.Register(w.seconds)); err != nil {
 			return nil, err
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		w.ctx = ctx
-		// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
-		lc.Append(fx.StopHook(cancel))
 		o.Tell(string(node)+" servers", func() string { return w.state(time.Now()) })
 		return w, nil
 	}), fx.Options(servers...))
@@ -100,20 +95,22 @@ func watchStore(s Settings) fx.Option {
 	return fx.Invoke(func(w *watch) { w.ask("store", s.Store.Ping) })
 }
 
-// ask has a server asked from the graph's start on.
-func (w *watch) ask(name string, ping ping) {
+// ask has a server asked from the graph's start on. Whoever is asked through must be made before, so that this stops first.
+func (w *watch) ask(name string, do ping) {
 	w.errors.WithLabelValues(name)
 	w.seconds.WithLabelValues(name)
-	w.life.Append(fx.StartHook(func() { go w.run(w.ctx, name, ping) }))
+	ctx, cancel := context.WithCancel(context.Background())
+	// A ping that is under way is not waited for: the others need the time, and nobody is told what comes of it.
+	w.life.Append(fx.StartStopHook(func() { go w.run(ctx, name, do) }, cancel))
 }
 
-func (w *watch) run(ctx context.Context, name string, ping ping) {
+func (w *watch) run(ctx context.Context, name string, do ping) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for {
 		began := time.Now()
 		try, cancel := context.WithTimeout(ctx, pingWithin)
-		err := ping(try)
+		err := do(try)
 		cancel()
 		if ctx.Err() != nil {
 			return

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -110,6 +113,63 @@ func TestSilentNATSShows(t *testing.T) {
 			p.until("NATS is back", said("all answer"))
 		})
 	}
+}
+
+// TestStopIsNoLoss stops a dispatcher while a ping of NATS is under way: what comes of it is no news.
+func TestStopIsNoLoss(t *testing.T) {
+	p := newParts(t, "quiet")
+	link := bustest.NewProxy(t, strings.TrimPrefix(p.settings.NATS.URL, "nats://"))
+	p.settings.NATS.URL = "nats://" + link.Addr()
+	var said lines
+	p.settings.Log = slog.New(slog.NewTextHandler(io.MultiWriter(&said, bustest.Output(t)), nil))
+	file := &moody{Store: p.settings.Store}
+	file.be(func(context.Context) error { return nil })
+	p.settings.Store = file
+	app, err := wire.New(wire.Dispatch(p.settings, "w"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wire.Start(t.Context(), app); err != nil {
+		t.Fatal(err)
+	}
+	p.until("it has begun", func() bool { return strings.Contains(said.String(), "partitions taken over") })
+	asked := make(chan struct{}, 1)
+	file.be(func(context.Context) error {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		return nil
+	})
+	<-asked
+	link.Stall()
+	<-asked // and NATS at the same second
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), bustest.Patience)
+	defer cancel()
+	if err := app.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if text := said.String(); strings.Contains(text, "lost a server") {
+		t.Errorf("it says of its own stop:\n%s", text)
+	}
+}
+
+// lines keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // operated gives the roles to come an operators' port.

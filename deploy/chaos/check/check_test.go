@@ -56,11 +56,12 @@ func TestGoodHistoriesPass(t *testing.T) {
 		sum.Resumes += f.Resumes
 		sum.Members += f.Members
 		sum.Dead += f.Dead
+		sum.Pages += f.Pages
 		sum.QuietDeliveries += f.QuietDeliveries
 		sum.QuietAttempts += f.QuietAttempts
 	}
 	t.Logf("%+v", sum)
-	if n := seeds; sum.Acked < 50*n || sum.Rejected < n/10 || sum.Duplicates < n || sum.Gaps < n || sum.Resets < n || sum.Resumes < n || sum.Members < 10*n || sum.Dead < n || sum.QuietDeliveries < 200*n {
+	if n := seeds; sum.Acked < 50*n || sum.Rejected < n/10 || sum.Duplicates < n || sum.Gaps < n || sum.Resets < n || sum.Resumes < n || sum.Members < 10*n || sum.Dead < n || sum.Pages < n || sum.QuietDeliveries < 200*n {
 		t.Errorf("the histories have too little in them to say much: %+v", sum)
 	}
 }

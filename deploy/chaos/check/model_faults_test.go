@@ -22,7 +22,7 @@ func (m *model) disturb() {
 	case 0:
 		e.What, e.Signals = "slow store", []string{"parley_persist_lag"}
 	case 1:
-		e.What, e.Signals = "slow link", []string{"parley_ping_seconds>0.1"}
+		e.What, e.Signals = "slow link", []string{"worker-1 parley_ping_seconds>0.1"}
 	case 2:
 		e.What, e.Silent = "slow reader", true
 	}
@@ -46,6 +46,9 @@ func (m *model) probe(phase string) {
 	for _, p := range []string{"edge-1", "worker-1"} {
 		e := history.Event{Kind: history.Probe, Process: p, Phase: phase, Up: true, Ready: true, Goroutines: 50 + m.rnd.IntN(5), Descriptors: 30 + m.rnd.IntN(3), Memory: 50 << 20,
 			Metrics: map[string]float64{"parley_persist_lag": 0, "parley_ping_seconds": 0.001}}
+		if p == "edge-1" {
+			e.Metrics["parley_ping_seconds"] = 0.2 // which says nothing of the worker's
+		}
 		if f := m.last(); m.fault != "" && p == "worker-1" && !f.Silent {
 			switch f.What {
 			case "slow store":

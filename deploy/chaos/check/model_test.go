@@ -157,7 +157,7 @@ func (m *model) step() {
 		l.append(history.Event{Kind: history.Record, Dead: true, Record: "dead"})
 	case n < 980:
 		m.disturb()
-	case n < 985:
+	case n < 990:
 		m.page(c, r)
 	default:
 		m.now += m.rnd.Int64N(int64(2 * time.Second))
@@ -389,10 +389,16 @@ func (m *model) page(c *modelClient, r *modelRoom) {
 	if !c.up || r.private || len(r.rows) == 0 {
 		return
 	}
-	to := 1 + m.rnd.IntN(len(r.rows))
-	m.add(history.Event{
-		Kind: history.Page, Client: c.name, Conn: c.conn, Room: r.id, To: contracts.Seq(to), Entries: r.entries(c.user, max(0, to-2-m.rnd.IntN(4)), to),
-	})
+	head := len(r.rows)
+	e := history.Event{Kind: history.Page, Client: c.name, Conn: c.conn, Room: r.id, Limit: 2 + m.rnd.IntN(4), Head: contracts.Seq(head)}
+	to := head
+	if m.rnd.IntN(2) == 0 {
+		to = m.rnd.IntN(head)
+		e.Before = contracts.Seq(to) + 1
+	}
+	from := max(0, to-e.Limit)
+	e.More, e.Entries = from > 0, r.entries(c.user, from, to)
+	m.add(e)
 }
 
 // gap leaves entries out, tells it, maybe goes on live, and the client pulls.

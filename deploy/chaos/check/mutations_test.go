@@ -252,6 +252,17 @@ var mutations = []mutation{
 	{"a page that ends too soon", is(check.Missing), func(m *mutant) []history.Event {
 		return m.change(m.page(), func(e *history.Event) { e.Entries = e.Entries[:len(e.Entries)-1] })
 	}},
+	{"an empty page", is(check.Missing), func(m *mutant) []history.Event {
+		return m.change(m.page(), func(e *history.Event) { e.Entries = nil })
+	}},
+	{"a page that goes on", is(check.Backwards), func(m *mutant) []history.Event {
+		return m.change(m.any(func(_ int, e *history.Event) bool {
+			return e.Kind == history.Page && len(e.Entries) > 2 && e.Before > 0
+		}), func(e *history.Event) { e.Before-- })
+	}},
+	{"a page that conceals that there is more", is(check.Missing), func(m *mutant) []history.Event {
+		return m.change(m.any(func(_ int, e *history.Event) bool { return e.Kind == history.Page && e.More }), func(e *history.Event) { e.More = false })
+	}},
 	{"a page in another order", is(check.Backwards), func(m *mutant) []history.Event {
 		return m.change(m.page(), func(e *history.Event) {
 			e.Entries = slices.Clone(e.Entries)
@@ -270,6 +281,11 @@ var mutations = []mutation{
 			e.Entries[0].Key[15] ^= 0xff
 			e.Entries[0].Key[14] ^= 0xff
 		})
+	}},
+	{"the last entry of a reply left out", is(check.Missing), func(m *mutant) []history.Event {
+		return m.change(m.any(func(_ int, e *history.Event) bool {
+			return e.Kind == history.Joined && e.State == contracts.JoinComplete && e.Room != "room-3" && len(e.Entries) > 2 && e.Entries[len(e.Entries)-1].Seq == e.Head
+		}), func(e *history.Event) { e.Entries = e.Entries[:len(e.Entries)-1] })
 	}},
 	{"the newest entry missing at the end", is(check.Tail, check.Missing), func(m *mutant) []history.Event {
 		return m.drop(m.live(history.Ended))
@@ -426,6 +442,9 @@ var mutations = []mutation{
 			if e := &m.events[j]; e.Kind == history.Probe {
 				// What may change is not enough where a value is named.
 				e.Up, e.Ready, e.Metrics = true, true, map[string]float64{"parley_persist_lag": 0, "parley_ping_seconds": 0.001 + 0.09*m.rnd.Float64()}
+				if e.Process == "edge-1" {
+					e.Metrics["parley_ping_seconds"] = 0.3
+				}
 			}
 		}
 		return m.events

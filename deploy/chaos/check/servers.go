@@ -34,6 +34,7 @@ func (c *Checker) fault(e *history.Event) {
 	for _, f := range c.faults {
 		if f.begun.Fault == e.Fault && f.healed == math.MaxInt64 {
 			f.healed = e.At
+			f.begun.Silent = f.begun.Silent || e.Silent
 			return
 		}
 	}
@@ -201,6 +202,12 @@ func (c *Checker) signalled(f *fault, within time.Duration) (took time.Duration,
 
 // shows reports whether a signal of history.Event.Signals is seen in a probe, with the last one before the fault, if any.
 func shows(signal string, before, now *history.Event) bool {
+	if process, rest, of := strings.Cut(signal, " "); of {
+		if process != now.Process {
+			return false
+		}
+		signal = rest
+	}
 	name, above, isGauge := strings.Cut(signal, ">")
 	value, known := now.Metrics[name]
 	if !isGauge {

@@ -34,8 +34,9 @@ type view struct {
 	conn      uint64 // that the latest join was written on
 	epoch     contracts.Epoch
 	stretches []*stretch
-	skipped   []span // what replies to joins left out between entries, though the client did not have it, and what pages of history did
-	ended     string // the ended line
+	skipped   []span      // what replies to joins left out between entries, though the client did not have it, and what pages of history did
+	public    []Violation // unless the room is private
+	ended     string      // the ended line
 }
 
 // stretch is what a client knows without a break, from a join without a position, or a reset, to the next one.
@@ -109,23 +110,45 @@ func (c *Checker) view(cl *client, room contracts.RoomID) *view {
 	return v
 }
 
-// page takes a page of history, which is no part of what the client knows: it must be what all others have, without a hole.
+// page takes a page of history, which is no part of what the client knows: it must be what all others have, without a hole, up to
+// the head or to where it was asked for.
 func (c *Checker) page(e *history.Event) {
 	c.report.Figures.Pages++
 	v := c.view(c.client(e.Client), e.Room)
-	at := contracts.Seq(0)
-	for i, in := range e.Entries {
+	end := e.Head
+	if e.Before != 0 {
+		end = e.Before - 1 // who asked has seen an entry there
+	}
+	first := end + 1
+	if len(e.Entries) > 0 {
+		first = e.Entries[0].Seq
+	}
+	if e.More != (first > 1) {
+		v.public = append(v.public, Violation{
+			Kind: Missing, Room: e.Room, Seq: first, Client: e.Client, What: fmt.Sprintf("a page of history begins here and says more: %t", e.More), Evidence: []string{e.Source},
+		})
+	}
+	at := first - 1
+	for _, in := range e.Entries {
 		v.room.place(in.Seq).sight(&history.Event{Client: e.Client, Room: e.Room, Source: e.Source, Seq: in.Seq, Epoch: in.Epoch, Key: in.Key, Sender: in.Sender, Hash: in.Hash})
-		switch {
-		case i > 0 && in.Seq <= at:
-			c.violate(Violation{Kind: Backwards, Room: e.Room, Seq: in.Seq, Client: e.Client, What: fmt.Sprintf("in a page of history, behind %d", at), Evidence: []string{e.Source}})
-		case i > 0 && in.Seq > at+1:
-			v.skipped = append(v.skipped, span{from: at + 1, to: in.Seq - 1, source: e.Source})
+		if in.Seq <= at || in.Seq > end {
+			c.violate(Violation{
+				Kind: Backwards, Room: e.Room, Seq: in.Seq, Client: e.Client, What: fmt.Sprintf("a page of history that ends at %d has it behind %d", end, at), Evidence: []string{e.Source},
+			})
 		}
+		v.skip(at+1, in.Seq-1, e.Source)
 		at = max(at, in.Seq)
 	}
-	if at < e.To {
-		v.skipped = append(v.skipped, span{from: at + 1, to: e.To, source: e.Source})
+	if len(e.Entries) == 0 {
+		at = 0
+	}
+	v.skip(at+1, end, e.Source)
+}
+
+// skip notes that from … to were left out.
+func (v *view) skip(from, to contracts.Seq, source string) {
+	if from <= to {
+		v.skipped = append(v.skipped, span{from: from, to: to, source: source})
 	}
 }
 
@@ -179,23 +202,30 @@ func (c *Checker) joined(cl *client, v *view, e *history.Event) {
 
 // skips notes what a reply left out. That a gap was told before is no excuse for it: the reply is what fills the gap.
 func (v *view) skips(s *stretch, e *history.Event, most contracts.Seq) {
-	var at contracts.Seq // the reply must go on behind it
+	if len(e.Entries) == 0 {
+		return // it was asked for none, or they follow
+	}
+	at := e.Entries[0].Seq // the reply must go on behind it
 	if e.Since != nil && e.State != contracts.JoinReset {
 		at = e.Since.Seq
-	} else if len(e.Entries) > 0 {
-		at = e.Entries[0].Seq
 	}
-	for _, in := range e.Entries {
-		for seq := at + 1; seq < in.Seq; seq++ {
-			if in.Seq-seq > most {
-				v.skipped = append(v.skipped, span{from: seq, to: in.Seq - 1, source: e.Source})
+	to := func(next contracts.Seq) {
+		for seq := at + 1; seq < next; seq++ {
+			if next-seq > most {
+				v.skip(seq, next-1, e.Source)
 				break
 			}
 			if !s.has(seq) {
-				v.skipped = append(v.skipped, span{from: seq, to: seq, source: e.Source})
+				v.skip(seq, seq, e.Source)
 			}
 		}
-		at = max(at, in.Seq)
+		at = max(at, next)
+	}
+	for _, in := range e.Entries {
+		to(in.Seq)
+	}
+	if e.State != contracts.JoinMore {
+		to(e.Head + 1)
 	}
 }
 
@@ -300,6 +330,11 @@ func (c *Checker) members() {
 			for _, left := range v.skipped {
 				if seq, ok := v.room.visibleIn(cl.user, left.from, left.to); ok {
 					c.violate(Violation{Kind: Missing, Room: v.room.id, Seq: seq, Client: cl.name, What: "a reply to a join, or a page of history, goes past it", Evidence: []string{left.source}})
+				}
+			}
+			if !v.room.private {
+				for _, odd := range v.public {
+					c.violate(odd)
 				}
 			}
 			if v.ended != "" {

@@ -40,7 +40,7 @@ const (
 	Joining   Kind = "joining"   // Room, Since
 	Joined    Kind = "joined"    // Room, Since, State, Epoch, Head, First, Entries
 	Received  Kind = "entry"     // Room, Seq, Epoch, Key, Sender, Hash, Live
-	Page      Kind = "page"      // Room, Entries, To (the seq that it must go up to; 0 for the newest page)
+	Page      Kind = "page"      // of history: Room, Before (0: the newest page), Limit, Head, More, Entries
 	Gap       Kind = "gap"       // Room, From, To
 	Reset     Kind = "reset"     // Room, Epoch, Head
 	Leaving   Kind = "leaving"   // Room
@@ -66,7 +66,7 @@ const (
 // What the conductor of a run records.
 const (
 	Fault Kind = "fault" // At its start: Fault (a name for it), What (its kind), Process, Signals, Within, Silent
-	Heal  Kind = "heal"  // At its end: Fault
+	Heal  Kind = "heal"  // At its end: Fault, Silent where it harmed nothing
 	Probe Kind = "probe" // Process, Phase, Up, Ready, Metrics, Goroutines, Descriptors, Memory
 )
 
@@ -127,16 +127,19 @@ type Event struct {
 	Outcome Outcome `json:"outcome,omitempty"`
 	Code    string  `json:"code,omitempty"`
 
-	Seq   contracts.Seq       `json:"seq,omitempty"`
-	Epoch contracts.Epoch     `json:"epoch,omitempty"`
-	Live  bool                `json:"live,omitempty"`
-	Since *Position           `json:"since,omitempty"`
-	State contracts.JoinState `json:"state,omitempty"`
-	Safe  bool                `json:"safe,omitempty"` // the answer may wait until the message is stored
-	Head  contracts.Seq       `json:"head,omitempty"`
-	First contracts.Seq       `json:"first,omitempty"`
-	From  contracts.Seq       `json:"from,omitempty"`
-	To    contracts.Seq       `json:"to,omitempty"`
+	Seq    contracts.Seq       `json:"seq,omitempty"`
+	Epoch  contracts.Epoch     `json:"epoch,omitempty"`
+	Live   bool                `json:"live,omitempty"`
+	Since  *Position           `json:"since,omitempty"`
+	State  contracts.JoinState `json:"state,omitempty"`
+	Safe   bool                `json:"safe,omitempty"` // the answer may wait until the message is stored
+	Head   contracts.Seq       `json:"head,omitempty"`
+	First  contracts.Seq       `json:"first,omitempty"`
+	From   contracts.Seq       `json:"from,omitempty"`
+	To     contracts.Seq       `json:"to,omitempty"`
+	Before contracts.Seq       `json:"before,omitempty"`
+	Limit  int                 `json:"limit,omitempty"`
+	More   bool                `json:"more,omitempty"`
 	// Entries are those of a join's reply or of a page of history, ascending.
 	Entries []Entry `json:"entries,omitempty"`
 
@@ -153,8 +156,9 @@ type Event struct {
 
 	Fault string `json:"fault,omitempty"`
 	What  string `json:"what,omitempty"`
-	// Signals are names of metrics of which at least one must change, at any process, soon after the fault; one with >x behind
-	// it must be above x. A process that is not ready or not there shows the fault as well.
+	// Signals are names of metrics of which at least one must change soon after the fault, at any process or, behind its name and a
+	// space, at that one; with >x behind a name it must be above x. A process that is not ready or not there shows the fault as
+	// well.
 	Signals []string `json:"signals,omitempty"`
 	// Within is how soon it must show, in nanoseconds; 0 leaves that to the checker.
 	Within int64 `json:"within,omitempty"`
