@@ -39,6 +39,7 @@ func (w *Worker) ask(partition int32, q contracts.Question, timeout time.Duratio
 		}
 		switch {
 		case err != nil:
+			w.metrics.undispatched.Inc()
 			err = fmt.Errorf("ask dispatcher of partition %d: %w", partition, err)
 		case reply.Err != nil:
 			err = fmt.Errorf("ask dispatcher of partition %d: %w", partition, reply.Err)

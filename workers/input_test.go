@@ -459,6 +459,38 @@ parley_worker_requests_total{code="ok",op="send"} 1
 	}
 }
 
+// Dispatchers that are away, all of them, show at who needs them.
+func TestNoDispatcherShows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := full(t, 5)
+		reg := prometheus.NewPedanticRegistry()
+		f.replace(func(d *workers.Deps) { d.Registerer = reg })
+		shown := func() float64 {
+			t.Helper()
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, family := range families {
+				if family.GetName() == "parley_worker_dispatch_errors_total" {
+					return family.GetMetric()[0].GetCounter().GetValue()
+				}
+			}
+			t.Fatal("no such metric")
+			return 0
+		}
+		decode[contracts.JoinOK](t, f.do(cmd(contracts.OpJoin, `{}`)))
+		if n := shown(); n != 0 {
+			t.Errorf("%v questions unanswered while all is well", n)
+		}
+		f.set(func() { f.silent = true })
+		wantErr(t, f.do(cmd(contracts.OpJoin, `{}`)), contracts.CodeUnavailable, "")
+		if n := shown(); n == 0 {
+			t.Error("nothing shows")
+		}
+	})
+}
+
 // A cache that is away costs nobody an answer, and shows.
 func TestCacheAwayShows(t *testing.T) {
 	f := full(t, 5)

@@ -8,6 +8,7 @@ type metrics struct {
 	memberDropped prometheus.Counter
 	eventsLost    prometheus.Counter
 	cacheErrors   prometheus.Counter
+	undispatched  prometheus.Counter
 	logFull       prometheus.Counter
 }
 
@@ -35,6 +36,10 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 			Name: "parley_worker_cache_errors_total",
 			Help: "Reads of recent entries that failed or took too long; the dispatcher or the store was read instead.",
 		}),
+		undispatched: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_worker_dispatch_errors_total",
+			Help: "Questions that no dispatcher answered; joins and history wait for one.",
+		}),
 		logFull: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "parley_worker_sends_refused_log_full_total",
 			Help: "Messages refused because the log was at its size limit.",
@@ -44,7 +49,7 @@ func newMetrics(reg prometheus.Registerer, w *Worker) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost, m.cacheErrors, m.logFull,
+		m.requests, m.appendSeconds, m.memberDropped, m.eventsLost, m.cacheErrors, m.undispatched, m.logFull,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_worker_sends_in_flight", Help: "Sends that are worked on.",
 		}, func() float64 { return float64(w.sending.Load()) }),

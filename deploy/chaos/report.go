@@ -77,7 +77,7 @@ func (r *Report) WriteText(out io.Writer) error {
 	}
 	fmt.Fprintf(&b, "seed %d, %.0f s in all, %d faults of %d kinds\n", r.Seed, r.Took, total, len(r.Faults))
 	l := &r.Load
-	fmt.Fprintf(&b, "clients   %d sends acked of %d attempts, %d told stored, %d given up, %d not begun; %d entries live, %d by resume; %d joins, %d connects, %d gaps, %d resets\n",
+	fmt.Fprintf(&b, "clients   %d sends acked of %d attempts, %d told stored, %d that the caller would not wait for, %d not begun as that user had too many under way; %d entries live, %d by resume; %d joins, %d connects, %d gaps, %d resets\n",
 		l.Acked, l.Attempts, l.Stored, l.GaveUp, l.Late, l.Delivered, l.Resumed, l.Joins, l.Connects, l.Gaps, l.Resets)
 	if s := r.Storm; s != nil {
 		fmt.Fprintf(&b, "storm     %d of %d connections were those of the killed edge; half had resumed after %.1f s, %d after %.1f s; %d resumes, %d database reads\n",

@@ -23,7 +23,7 @@ func (c *tokenCmd) Validate() error { return c.accounts.Validate() }
 // Run prints a token signed with the secret.
 func (c *tokenCmd) Run(s streams) error {
 	if c.Secret == "" {
-		return errors.New("token needs PARLEY_SECRET: the workers' secret (parley dev keeps its own in .parley/secret)")
+		return errors.New("token needs PARLEY_SECRET: the workers' secret (parley dev keeps its own in .parley/secret, parley up in .local/secret)")
 	}
 	if !contracts.ValidID(c.User) {
 		return fmt.Errorf("user %q: use 1 to 64 of A-Z a-z 0-9 _ -", c.User)

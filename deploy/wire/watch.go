@@ -64,7 +64,7 @@ func watching(node contracts.NodeID, servers ...fx.Option) fx.Option {
 			}, []string{"server"}),
 			seconds: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 				Name: "parley_server_ping_seconds",
-				Help: "What the latest sign of life took that a server (NATS, log, Redis, store) gave, or failed to give.",
+				Help: "What the latest sign of life of a server (NATS, log, Redis, store) took; 2 or more where it gave none.",
 			}, []string{"server"}),
 			took: make(map[string]time.Duration),
 			lost: make(map[string]loss),
@@ -128,6 +128,9 @@ func (w *watch) run(ctx context.Context, name string, do ping) {
 func (w *watch) note(name string, began time.Time, took time.Duration, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer in %s: %w", pingWithin, err)
+	}
+	if err != nil {
+		took = max(took, pingWithin) // who refuses at once is not fast
 	}
 	w.seconds.WithLabelValues(name).Set(took.Seconds())
 	w.mu.Lock()

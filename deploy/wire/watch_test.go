@@ -107,6 +107,9 @@ func TestSilentNATSShows(t *testing.T) {
 			if p.metric("parley_server_ping_errors_total", "NATS") == 0 {
 				t.Error("the metric did not move")
 			}
+			if took := p.metric("parley_server_ping_seconds", "NATS"); took < 2 {
+				t.Errorf("the metric says that NATS answered after %v s", took)
+			}
 			if err := link.Resume(); err != nil {
 				t.Fatal(err)
 			}

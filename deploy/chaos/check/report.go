@@ -156,7 +156,12 @@ func (r *Report) WriteText(out io.Writer) error {
 	fmt.Fprintf(&b, "sent      %d messages in %d attempts: %d ok, %d rejected, %d unknown; %d messages acked\n", f.Messages, f.Attempts, f.OK, f.Rejected, f.Unknown, f.Acked)
 	fmt.Fprintf(&b, "kept      %d rows of %d records, %d of them repeats, %d dead\n", f.Rows, f.Records, f.Duplicates, f.Dead)
 	fmt.Fprintf(&b, "received  %d entries, %d live; %d joins, %d resumes, %d resets, %d gaps, %d pages of history; %d members at the end\n", f.Received, f.Live, f.Joins, f.Resumes, f.Resets, f.Gaps, f.Pages, f.Members)
-	fmt.Fprintf(&b, "at rest   %d of %d attempts acked; %d deliveries, p50 %.1f ms, p99 %.1f ms\n", f.QuietAcked, f.QuietAttempts, f.QuietDeliveries, f.FanoutP50MS, f.FanoutP99MS)
+	fmt.Fprintf(&b, "at rest   %d of %d attempts acked; ", f.QuietAcked, f.QuietAttempts)
+	if f.QuietDeliveries > 0 {
+		fmt.Fprintf(&b, "%d deliveries, p50 %.1f ms, p99 %.1f ms\n", f.QuietDeliveries, f.FanoutP50MS, f.FanoutP99MS)
+	} else {
+		b.WriteString("no rest was long enough to time deliveries\n")
+	}
 	for _, kind := range slices.Sorted(maps.Keys(f.Faults)) {
 		fmt.Fprintf(&b, "fault     %s × %d", kind, f.Faults[kind])
 		if took, ok := f.ShownS[kind]; ok {
