@@ -52,7 +52,8 @@ type loss struct {
 	err   error
 }
 
-// watching has a role watch the servers that each of its options names, from the graph's start to its stop.
+// watching has a role watch the servers that each of its options names, from the graph's start to its stop. It comes behind what
+// makes the role, so that it stops first: what a role does at its stop may take longer than a ping may.
 func watching(node contracts.NodeID, servers ...fx.Option) fx.Option {
 	return fx.Options(fx.Provide(func(lc fx.Lifecycle, reg prometheus.Registerer, logger *slog.Logger, o *ops.Server) (*watch, error) {
 		w := &watch{
@@ -95,7 +96,7 @@ func watchStore(s Settings) fx.Option {
 	return fx.Invoke(func(w *watch) { w.ask("store", s.Store.Ping) })
 }
 
-// ask has a server asked from the graph's start on. Whoever is asked through must be made before, so that this stops first.
+// ask has a server asked from the graph's start on.
 func (w *watch) ask(name string, do ping) {
 	w.errors.WithLabelValues(name)
 	w.seconds.WithLabelValues(name)

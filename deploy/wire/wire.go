@@ -78,12 +78,12 @@ func kafka(s Settings, node contracts.NodeID) journal.Config {
 // Edge is the graph of an edge.
 func Edge(s Settings, cfg edge.Config, more ...fx.Option) fx.Option {
 	cfg.Names, cfg.Partitions, cfg.Version = s.Names, s.Partitions, s.Version
-	return fx.Options(base(s, "edge", cfg.Node), fx.Supply(cfg), fx.Provide(edgeDeps), edge.Module(), watching(cfg.Node, watchNATS(), watchRedis()),
+	return fx.Options(base(s, "edge", cfg.Node), fx.Supply(cfg), fx.Provide(edgeDeps), edge.Module(),
 		fx.Invoke(func(e *edge.Server, o *ops.Server) {
 			o.Add(ops.Check{Name: string(cfg.Node), Ready: e.Ready})
 			o.Tell(string(cfg.Node), e.State)
 		}),
-		fx.Options(more...))
+		watching(cfg.Node, watchNATS(), watchRedis()), fx.Options(more...))
 }
 
 // Worker is the graph of a worker. durability is the log's class, told to clients.
@@ -92,7 +92,6 @@ func Worker(s Settings, cfg workers.Config, durability journal.Durability, more 
 	cfg.LogKeep, cfg.Retain = sink.KeepRecords, s.Retain
 	return fx.Options(base(s, "worker", cfg.Node), stores(s), recent.Module(),
 		fx.Supply(cfg, kafka(s, cfg.Node)), journal.WriterModule(), journal.LogModule(), workers.Module(),
-		watching(cfg.Node, watchNATS(), watchRedis(), watchLog(), watchStore(s)),
 		fx.Provide(func(l journal.Log) workers.Extents { return l }),
 		fx.Invoke(func(w *workers.Worker, o *ops.Server) {
 			o.Add(ops.Check{Name: string(cfg.Node), Ready: w.Ready})
@@ -100,7 +99,7 @@ func Worker(s Settings, cfg workers.Config, durability journal.Durability, more 
 				o.Tell(string(cfg.Node)+" log", func() string { state, _ := w.LogState(); return state })
 			}
 		}),
-		fx.Options(more...))
+		watching(cfg.Node, watchNATS(), watchRedis(), watchLog(), watchStore(s)), fx.Options(more...))
 }
 
 // Audit adds to a worker's graph what samples the log and checks the promises, so often.
@@ -115,9 +114,8 @@ func Dispatch(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := dispatch.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout}
 	return fx.Options(base(s, "dispatch", node), stores(s), recent.Module(),
 		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(dispatchDeps), dispatch.Module(),
-		watching(node, watchNATS(), watchRedis(), watchLog(), watchStore(s)),
 		fx.Invoke(func(d *dispatch.Dispatcher, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: d.Ready}) }),
-		fx.Options(more...))
+		watching(node, watchNATS(), watchRedis(), watchLog(), watchStore(s)), fx.Options(more...))
 }
 
 // Persist is the graph of a persister.
@@ -125,9 +123,8 @@ func Persist(s Settings, node contracts.NodeID, more ...fx.Option) fx.Option {
 	cfg := sink.Config{Names: s.Names, Partitions: s.Partitions, SessionTimeout: s.Kafka.SessionTimeout, AcceptLoss: s.AcceptLoss, Retain: s.Retain}
 	return fx.Options(base(s, "persist", node), stores(s),
 		fx.Supply(cfg, kafka(s, node)), journal.LogModule(), fx.Provide(sinkDeps), sink.Module(),
-		watching(node, watchRedis(), watchLog(), watchStore(s)),
 		fx.Invoke(func(k *sink.Sink, o *ops.Server) { o.Add(ops.Check{Name: string(node), Ready: k.Ready}) }),
-		fx.Options(more...))
+		watching(node, watchRedis(), watchLog(), watchStore(s)), fx.Options(more...))
 }
 
 // Prepare waits until the log and the store are there and belong together, and returns the log's durability class.
