@@ -289,7 +289,7 @@ func (c *crowd) page(ctx context.Context, u *user, room contracts.RoomID, before
 	if err := json.Unmarshal(raw, &ok); err != nil {
 		return 0, fmt.Errorf("read a page: %w", err)
 	}
-	e := history.Event{Kind: history.Page, Room: room, Before: before, Limit: limit, Head: ok.Head, More: ok.More}
+	e := history.Event{Kind: history.Page, Room: room, Before: before, Head: ok.Head, More: ok.More}
 	for i := range ok.Entries {
 		e.Entries = append(e.Entries, ok.Entries[i].entry())
 	}

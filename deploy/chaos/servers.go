@@ -23,10 +23,10 @@ import (
 	"github.com/parley-chat/parley/deploy/chaos/proxy"
 )
 
-// serverKinds are what can be done to the servers, and everything at once.
 // afterKafka is how soon shows what harms the log or its readers, which may just then stand still as Kafka's disk is full.
 const afterKafka = 10 * time.Second
 
+// serverKinds are what can be done to the servers, and everything at once.
 func serverKinds() map[string]kind {
 	redises := always(redis, replica)
 	return map[string]kind{

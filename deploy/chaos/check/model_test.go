@@ -389,14 +389,14 @@ func (m *model) page(c *modelClient, r *modelRoom) {
 	if !c.up || r.private || len(r.rows) == 0 {
 		return
 	}
-	head := len(r.rows)
-	e := history.Event{Kind: history.Page, Client: c.name, Conn: c.conn, Room: r.id, Limit: 2 + m.rnd.IntN(4), Head: contracts.Seq(head)}
+	head, limit := len(r.rows), 2+m.rnd.IntN(4)
+	e := history.Event{Kind: history.Page, Client: c.name, Conn: c.conn, Room: r.id, Head: contracts.Seq(head)}
 	to := head
 	if m.rnd.IntN(2) == 0 {
 		to = m.rnd.IntN(head)
 		e.Before = contracts.Seq(to) + 1
 	}
-	from := max(0, to-e.Limit)
+	from := max(0, to-limit)
 	e.More, e.Entries = from > 0, r.entries(c.user, from, to)
 	m.add(e)
 }

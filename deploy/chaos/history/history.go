@@ -40,7 +40,7 @@ const (
 	Joining   Kind = "joining"   // Room, Since
 	Joined    Kind = "joined"    // Room, Since, State, Epoch, Head, First, Entries
 	Received  Kind = "entry"     // Room, Seq, Epoch, Key, Sender, Hash, Live
-	Page      Kind = "page"      // of history: Room, Before (0: the newest page), Limit, Head, More, Entries
+	Page      Kind = "page"      // of history: Room, Before (0: the newest page), Head, More, Entries
 	Gap       Kind = "gap"       // Room, From, To
 	Reset     Kind = "reset"     // Room, Epoch, Head
 	Leaving   Kind = "leaving"   // Room
@@ -138,7 +138,6 @@ type Event struct {
 	From   contracts.Seq       `json:"from,omitempty"`
 	To     contracts.Seq       `json:"to,omitempty"`
 	Before contracts.Seq       `json:"before,omitempty"`
-	Limit  int                 `json:"limit,omitempty"`
 	More   bool                `json:"more,omitempty"`
 	// Entries are those of a join's reply or of a page of history, ascending.
 	Entries []Entry `json:"entries,omitempty"`
